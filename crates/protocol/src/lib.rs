@@ -1,1 +1,24 @@
-//! placeholder
+//! What the origin and the edge say to each other.
+//!
+//! The extension (inside PostgreSQL) and the sidecar (at the edge) share these types: identifiers, log positions,
+//! snapshots, the frames of the change stream, the parts of a fetch, and the one codec that turns them into bytes.
+//! Nothing here knows PostgreSQL's C API or an async runtime.
+
+mod catalog;
+mod codec;
+mod fetch;
+mod frame;
+mod ids;
+mod lsn;
+mod snapshot;
+
+pub use catalog::{CatalogSnapshot, EdgeName, FunctionId, Mapping, Schedule, ScheduleEntry, ShardDef};
+pub use codec::{DecodeError, Wire, decode, encode};
+pub use fetch::{Column, ColumnKind, FetchFailure, FetchHeader, FetchPart, Row};
+pub use frame::{CatalogChange, Event, Frame, KeyChange, WholeReason};
+pub use ids::{IdError, InstanceId, KeyPart, ShardName};
+pub use lsn::{Lsn, ParseLsnError};
+pub use snapshot::{ParseSnapshotError, Snapshot, Xid};
+
+/// Version of everything in this crate that crosses the wire. The plugin refuses a consumer that asks for another.
+pub const PROTOCOL_VERSION: u16 = 1;

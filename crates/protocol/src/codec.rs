@@ -1,0 +1,121 @@
+//! The one place that knows the encoding: bincode 2, standard configuration, with a limit on what is decoded.
+//!
+//! The crate is complete but no longer maintained (see deny.toml), which is why nothing else in the project names it
+//! beyond deriving its traits: a compatible successor replaces it here.
+
+use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+use bincode::{Decode, Encode};
+
+/// No message is larger than this, and no length inside one can make the decoder reserve more.
+const MAX_MESSAGE: usize = 64 << 20;
+
+const CONFIG: Configuration<LittleEndian, Varint, Limit<MAX_MESSAGE>> =
+    bincode::config::standard().with_limit::<MAX_MESSAGE>();
+
+/// A value that crosses the wire.
+pub trait Wire: Encode + Decode<()> {}
+impl<T: Encode + Decode<()>> Wire for T {}
+
+/// The bytes were not the encoding of the expected value.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Truncated, over the limit, or not of this type.
+    #[error("malformed message: {0}")]
+    Malformed(String),
+    /// The value ended before the bytes did.
+    #[error("malformed message: {0} bytes too many")]
+    Trailing(usize),
+}
+
+/// The bytes of `value`.
+pub fn encode<T: Wire>(value: &T) -> Vec<u8> {
+    // Encoding into memory fails only for types this crate does not have (unsized sequences, poisoned locks).
+    bincode::encode_to_vec(value, CONFIG.with_no_limit()).unwrap_or_default()
+}
+
+/// The value of `bytes`, all of them.
+pub fn decode<T: Wire>(bytes: &[u8]) -> Result<T, DecodeError> {
+    let (value, used) = bincode::decode_from_slice(bytes, CONFIG)
+        .map_err(|error| DecodeError::Malformed(error.to_string()))?;
+    if used == bytes.len() { Ok(value) } else { Err(DecodeError::Trailing(bytes.len() - used)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::*;
+
+    fn sample() -> Frame {
+        Frame {
+            xid: 795,
+            commit_lsn: Lsn(0x100),
+            end_lsn: Lsn(0x130),
+            commit_time: 1_700_000_000_000_000,
+            events: vec![
+                Event::Shard { shard: "products".into(), change: KeyChange::Whole(WholeReason::Rows) },
+                Event::Shard {
+                    shard: "cart".into(),
+                    change: KeyChange::Keys(vec![vec![KeyPart {
+                        column: "c".into(),
+                        value: Some("42".into()),
+                    }]]),
+                },
+                Event::Catalog(CatalogChange::FunctionUnmapped("f".into())),
+                Event::Schedule(Schedule {
+                    id: 1,
+                    starts_at: 0,
+                    ends_at: 60,
+                    entries: vec![ScheduleEntry {
+                        function_id: "f".into(),
+                        shard_list: vec!["products".into()],
+                        confidence: 0.5,
+                    }],
+                }),
+            ],
+        }
+    }
+
+    /// The bytes of protocol version 1. If this fails, the change needs a new `PROTOCOL_VERSION`.
+    #[test]
+    fn golden_frame() {
+        let hex: String = encode(&sample()).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(
+            hex,
+            "fb1b03fb0001fb3001fd00803c3048140c0004000870726f6475637473000000046361727401010101630102343201030166020200780101660108\
+             70726f6475637473000000000000e03f"
+        );
+    }
+
+    #[test]
+    fn a_frame_round_trips() {
+        assert_eq!(decode::<Frame>(&encode(&sample())).unwrap(), sample());
+    }
+
+    #[test]
+    fn every_truncation_and_a_surplus_are_refused() {
+        let bytes = encode(&sample());
+        for end in 0..bytes.len() {
+            assert!(decode::<Frame>(&bytes[..end]).is_err(), "{end}");
+        }
+        let longer: Vec<u8> = bytes.iter().copied().chain([0]).collect();
+        assert!(matches!(decode::<Frame>(&longer), Err(DecodeError::Trailing(1))));
+    }
+
+    #[test]
+    fn a_length_beyond_the_limit_reserves_nothing() {
+        let huge = [0xFD, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0x7F];
+        assert!(decode::<Vec<u64>>(&huge).is_err());
+        assert!(decode::<String>(&huge).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_any_bytes_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode::<Frame>(&bytes);
+            let _ = decode::<FetchPart>(&bytes);
+            let _ = decode::<CatalogSnapshot>(&bytes);
+        }
+    }
+}
