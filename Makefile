@@ -1,0 +1,54 @@
+# The commands of this project. `make demo` and `make test` need nothing but Debian, Rust and the package registries:
+# what is missing is installed first (scripts/setup.sh, which does nothing when all is there).
+
+PG_CONFIG ?= /usr/lib/postgresql/15/bin/pg_config
+export PGRX_PG_CONFIG_PATH ?= $(PG_CONFIG)
+
+# Written by the tools that setup builds when the machine has none of its own.
+TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/foreshard/tools
+export PATH := $(PATH):$(TOOLS)/bin
+
+CARGO ?= cargo
+NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
+
+.PHONY: help setup build install check licences advisories test demo bench clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
+
+setup: ## installs what is missing: PostgreSQL 15 with server headers, libclang, a C toolchain
+	@scripts/setup.sh base
+
+build: setup ## the sidecar (target/release/foreshard) and the extension, optimised
+	$(CARGO) build --release --package sidecar --package pg_extension
+
+install: setup ## puts the extension into the PostgreSQL of PG_CONFIG=/path/to/pg_config
+	$(CARGO) xtask install --pg-config $(PG_CONFIG) --release
+
+check: setup ## formatting, lints, documentation, licences
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
+	@$(MAKE) --no-print-directory licences
+
+licences: ## licences, bans and sources of every dependency; needs no network once cargo-deny is there
+	@scripts/setup.sh deny
+	$(CARGO) deny --workspace --locked check --hide-inclusion-graph bans licenses sources
+
+advisories: ## known vulnerabilities; fetches the RustSec database, so it needs a way out to GitHub
+	@scripts/setup.sh deny
+	$(CARGO) deny --workspace --locked check advisories
+
+test: setup ## every test, the ones against throwaway PostgreSQL clusters included
+	@scripts/test.sh $(if $(NEXTEST),nextest,libtest) $(PG_CONFIG) $(TESTARGS)
+
+demo: setup ## six weeks of real flights learned, the next day replayed at three edges; KEEP=1 leaves it running
+	$(CARGO) build --release --package sidecar --package pg_extension --package foreshard-demo
+	@$(CARGO) run --quiet --release --package foreshard-demo -- --pg-config $(PG_CONFIG) $(if $(KEEP),--keep) $(DEMOARGS)
+
+bench: setup ## side by side with peers; writes target/bench/results.json
+	$(CARGO) build --release --package sidecar --package pg_extension --package foreshard-bench
+	@$(CARGO) run --quiet --release --package foreshard-bench -- --pg-config $(PG_CONFIG) $(BENCHARGS)
+
+clean: ## removes build output
+	$(CARGO) clean

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Runs every test. What the end-to-end tests start (the sidecar, the extension inside a private copy of the server) is built
+# and staged before the runner, so that no test waits for a compiler and the runner's timeouts mean something.
+#   scripts/test.sh nextest|libtest PG_CONFIG [further arguments of the runner]
+set -euo pipefail
+
+runner=$1 pg_config=$2
+shift 2
+
+cargo build --locked --package sidecar --package pg_extension
+FORESHARD_SERVER=$(cargo run --quiet --locked --package foreshard-tests --bin stage-server -- --pg-config "$pg_config")
+export FORESHARD_SERVER
+
+# pg_extension is a library that only a PostgreSQL can load: its tests are the ones under tests/.
+if [ "$runner" = nextest ]; then
+    exec cargo nextest run --locked --workspace --exclude pg_extension "$@" </dev/null
+fi
+exec cargo test --locked --workspace --exclude pg_extension "$@" </dev/null
