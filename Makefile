@@ -1,7 +1,7 @@
 # The commands of this project. `make demo` and `make test` need nothing but Debian, Rust and the package registries:
 # what is missing is installed first (scripts/setup.sh, which does nothing when all is there).
 
-PG_CONFIG ?= /usr/lib/postgresql/15/bin/pg_config
+PG_CONFIG ?= /usr/bin/pg_config
 export PGRX_PG_CONFIG_PATH ?= $(PG_CONFIG)
 
 # Written by the tools that setup builds when the machine has none of its own.

@@ -10,6 +10,8 @@ shift 2
 cargo build --locked --package sidecar --package pg_extension
 FORESHARD_SERVER=$(cargo run --quiet --locked --package foreshard-tests --bin stage-server -- --pg-config "$pg_config")
 export FORESHARD_SERVER
+# Errors that tests return carry their context; a backtrace of every one of them would bury it.
+export RUST_LIB_BACKTRACE=${RUST_LIB_BACKTRACE:-0}
 
 # pg_extension is a library that only a PostgreSQL can load: its tests are the ones under tests/.
 if [ "$runner" = nextest ]; then

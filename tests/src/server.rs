@@ -1,0 +1,265 @@
+//! A private copy of a PostgreSQL installation with the extension in it.
+//!
+//! PostgreSQL finds its libraries and its share directory relative to where its binary lies. A tree that has copies of the
+//! programs and links to everything else, at the same paths below a root of its own, therefore is a complete installation:
+//! the extension is installed into it (as into a package's staging directory) without root privileges and without touching
+//! the system's PostgreSQL.
+
+use std::collections::hash_map::DefaultHasher;
+use std::fs::{self, File};
+use std::hash::{Hash, Hasher};
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::UNIX_EPOCH;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::account::Account;
+use crate::program;
+
+/// The PostgreSQL that is copied when nothing else is asked for: Debian 12's.
+const DEFAULT_PG_CONFIG: &str = "/usr/bin/pg_config";
+
+/// A staged server installation; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Server {
+    root: PathBuf,
+    bin: PathBuf,
+}
+
+impl Server {
+    /// The server that tests use: `FORESHARD_SERVER` if a runner staged one, else one staged now from
+    /// `FORESHARD_PG_CONFIG` (default: Debian's PostgreSQL 15) with the library that cargo built last.
+    pub fn for_tests() -> Result<Self> {
+        match std::env::var_os("FORESHARD_SERVER") {
+            Some(root) => Self::open(Path::new(&root)),
+            None => {
+                let pg_config =
+                    std::env::var_os("FORESHARD_PG_CONFIG").map_or(DEFAULT_PG_CONFIG.into(), PathBuf::from);
+                Self::stage(&pg_config)
+            }
+        }
+    }
+
+    /// Stages the server of `pg_config` with the extension of this build, or brings an existing copy up to date.
+    pub fn stage(pg_config: &Path) -> Result<Self> {
+        let layout = Layout::of(pg_config)?;
+        let root = staging_root(Account::unprivileged()?)?.join(layout.name()?);
+        fs::create_dir_all(&root).with_context(|| format!("making {}", root.display()))?;
+        let lock = File::create(root.join("lock"))?;
+        lock.lock()?;
+        let server = Self { bin: below(&root, &layout.bin), root };
+        if !server.root.join("complete").exists() {
+            layout.copy_to(&server.root)?;
+            server.make_template()?;
+            File::create(server.root.join("complete"))?;
+        }
+        server.install_extension(pg_config)?;
+        Ok(server)
+    }
+
+    /// A server staged before, by its root directory.
+    pub fn open(root: &Path) -> Result<Self> {
+        ensure!(root.join("complete").exists(), "{} is not a staged server", root.display());
+        let bin = fs::read_to_string(root.join("bindir"))?;
+        Ok(Self { bin: below(root, Path::new(&bin)), root: root.to_owned() })
+    }
+
+    /// Where it lies; the value of `FORESHARD_SERVER` for other processes.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// One of its programs, for instance `psql`.
+    #[must_use]
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.bin.join(name)
+    }
+
+    /// A fresh data directory, made once by initdb and copied for each cluster. The superuser is `postgres`.
+    pub(crate) fn template(&self) -> PathBuf {
+        self.root.join("template")
+    }
+
+    fn make_template(&self) -> Result<()> {
+        let account = Account::unprivileged()?;
+        let template = self.template();
+        let _ = fs::remove_dir_all(&template);
+        fs::create_dir(&template)?;
+        account.own(&template)?;
+        let password_file = self.root.join("superuser-password");
+        fs::write(&password_file, crate::cluster::SUPERUSER_PASSWORD)?;
+        let output = account
+            .command(&self.program("initdb"))
+            .args(["--no-sync", "--username=postgres", "--encoding=UTF8", "--locale=C"])
+            .args(["--auth-local=trust", "--auth-host=scram-sha-256"])
+            .arg(format!("--pwfile={}", password_file.display()))
+            .arg("--pgdata")
+            .arg(&template)
+            .output()
+            .context("running initdb")?;
+        ensure!(output.status.success(), "initdb failed:\n{}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
+    /// Installs library, control file and SQL unless exactly these are there already.
+    fn install_extension(&self, pg_config: &Path) -> Result<()> {
+        let library = program::built_file("libforeshard_pg.so", "pg_extension")?;
+        let stamp = extension_stamp(&library)?;
+        let stamp_file = self.root.join("extension");
+        if fs::read_to_string(&stamp_file).is_ok_and(|installed| installed == stamp) {
+            return Ok(());
+        }
+        let mut install = Command::new(program::cargo());
+        install.current_dir(program::workspace()).args(["xtask", "install", "--pg-config"]).arg(pg_config);
+        install.arg("--destdir").arg(&self.root);
+        if program::profile_dir()?.ends_with("release") {
+            install.arg("--release");
+        }
+        let output = install.output().context("running cargo xtask install")?;
+        ensure!(
+            output.status.success(),
+            "cargo xtask install failed:\n{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        fs::write(stamp_file, stamp)?;
+        Ok(())
+    }
+}
+
+/// Where an installation keeps its things.
+struct Layout {
+    version: String,
+    bin: PathBuf,
+    lib: PathBuf,
+    share: PathBuf,
+}
+
+impl Layout {
+    fn of(pg_config: &Path) -> Result<Self> {
+        let ask = |what: &str| -> Result<PathBuf> {
+            let output = Command::new(pg_config).arg(what).output();
+            let output = output.with_context(|| {
+                format!("running {} (is PostgreSQL there? make setup)", pg_config.display())
+            })?;
+            ensure!(output.status.success(), "{} {what} failed", pg_config.display());
+            Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim()))
+        };
+        let version = ask("--version")?.to_string_lossy().into_owned();
+        Ok(Self { version, bin: ask("--bindir")?, lib: ask("--pkglibdir")?, share: ask("--sharedir")? })
+    }
+
+    /// A directory name that changes when the server is upgraded or another one is meant.
+    fn name(&self) -> Result<String> {
+        let postgres = fs::metadata(self.bin.join("postgres"))?;
+        let mut hasher = DefaultHasher::new();
+        (&self.version, &self.bin, postgres.len(), postgres.mtime()).hash(&mut hasher);
+        let number = self.version.split_whitespace().nth(1).unwrap_or("unknown");
+        Ok(format!("{number}-{:016x}", hasher.finish()))
+    }
+
+    fn copy_to(&self, root: &Path) -> Result<()> {
+        // The server resolves links to find where it lies: the programs have to be files of this tree.
+        copy_files(&self.bin, &below(root, &self.bin))?;
+        link_entries(&self.lib, &below(root, &self.lib), &[])?;
+        link_entries(&self.share, &below(root, &self.share), &["extension"])?;
+        link_entries(&self.share.join("extension"), &below(root, &self.share).join("extension"), &[])?;
+        // Installations that bring libpq with them keep it in a lib beside bin.
+        let libraries = self.bin.with_file_name("lib");
+        if libraries != self.lib && libraries.is_dir() {
+            link_entries(&libraries, &below(root, &libraries), &[])?;
+        }
+        fs::write(root.join("bindir"), self.bin.to_string_lossy().as_bytes())?;
+        Ok(())
+    }
+}
+
+/// The same absolute path below another root.
+fn below(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+fn copy_files(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from).with_context(|| format!("reading {}", from.display()))? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.path().is_file() && !target.exists() {
+            fs::copy(entry.path(), &target).with_context(|| format!("copying {}", entry.path().display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn link_entries(from: &Path, to: &Path, except: &[&str]) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from).with_context(|| format!("reading {}", from.display()))? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let target = to.join(&name);
+        // An installed foreshard of the system must not shine through.
+        let ours = name.to_string_lossy().starts_with("foreshard");
+        if !ours && !except.iter().any(|skip| name == *skip) && fs::symlink_metadata(&target).is_err() {
+            symlink(entry.path(), &target).with_context(|| format!("linking {}", target.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Beside cargo's build output, or in the temporary directory when the server's account cannot reach that.
+fn staging_root(account: Account) -> Result<PathBuf> {
+    let beside_build = program::profile_dir()?.join("servers");
+    if account.can_reach(&beside_build) {
+        return Ok(beside_build);
+    }
+    let mut hasher = DefaultHasher::new();
+    beside_build.hash(&mut hasher);
+    let me = rustix::process::geteuid().as_raw();
+    let root = std::env::temp_dir().join(format!("foreshard-servers-{me}-{:016x}", hasher.finish()));
+    fs::create_dir_all(&root)?;
+    // The name can be guessed: a directory that somebody else made first is not to be trusted with programs we run.
+    if fs::symlink_metadata(&root)?.uid() != me || fs::symlink_metadata(&root)?.is_symlink() {
+        bail!("{} belongs to somebody else", root.display());
+    }
+    ensure!(
+        account.can_reach(&root),
+        "the account that servers run as cannot reach {}: set TMPDIR",
+        root.display()
+    );
+    Ok(root)
+}
+
+/// Changes whenever a file that is installed changes.
+fn extension_stamp(library: &Path) -> Result<String> {
+    let workspace = program::workspace();
+    let mut files = vec![library.to_owned()];
+    for dir in ["sql", "migrations", "pg_extension"] {
+        files_below(&workspace.join(dir), &mut files)?;
+    }
+    files.sort();
+    let mut stamp = String::new();
+    for file in files {
+        let meta = fs::metadata(&file)?;
+        let changed = meta.modified()?.duration_since(UNIX_EPOCH)?.as_nanos();
+        stamp.push_str(&format!("{} {} {changed}\n", file.display(), meta.len()));
+    }
+    Ok(stamp)
+}
+
+fn files_below(dir: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
+    if !dir.is_dir() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            files_below(&path, into)?;
+        } else if path.extension().is_some_and(|ext| ext == "sql" || ext == "control") {
+            into.push(path);
+        }
+    }
+    Ok(())
+}
