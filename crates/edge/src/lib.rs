@@ -1,1 +1,31 @@
-//! placeholder
+//! What an edge decides, without doing any I/O.
+//!
+//! Stream frames, fetch results, requests, schedules and ticks go in; answers, fetches to start and positions to
+//! acknowledge come out. Time is an argument. That makes the contract of an answer testable by simulation:
+//! an answer that carries position `L` holds every transaction on its shards whose commit is at or before `L`.
+//!
+//! The shell around it (`sidecar`) owns sockets, tasks and clocks.
+
+mod admission;
+mod agenda;
+mod cache;
+mod config;
+mod copy;
+mod core;
+mod definitions;
+mod flights;
+mod lookup;
+mod now;
+mod requests;
+pub mod rows;
+mod stats;
+mod stream;
+
+pub use admission::Resources;
+pub use config::EdgeConfig;
+pub use copy::{Body, ShardCopy};
+pub use core::{Action, EdgeCore, Fetched, FetchedInstance, FlightId, FlightOrder};
+pub use definitions::{Definitions, FunctionShard};
+pub use now::Now;
+pub use requests::{Answer, Part, Refusal, Reply, Request, RequestId, ServedFrom};
+pub use stats::Stats;

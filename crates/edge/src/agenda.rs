@@ -1,0 +1,227 @@
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use foreshard_protocol::{InstanceId, Schedule};
+
+use crate::definitions::{Definitions, FunctionShard};
+
+/// What the schedules in force ask for, most confident first.
+#[derive(Default)]
+pub(crate) struct Agenda {
+    /// Ascending by id; of two for one moment the later is in force.
+    schedules: Vec<Schedule>,
+    wanted: HashMap<Arc<str>, Confidence>,
+    todo: BTreeSet<(Reverse<Confidence>, Arc<str>)>,
+}
+
+/// A probability as an integer, so that it can be ordered.
+type Confidence = u32;
+
+/// Schedules kept at once; the oldest goes first.
+const MAX_SCHEDULES: usize = 64;
+/// Instances wanted at once; the least confident are left out.
+const MAX_WANTED: usize = 200_000;
+
+impl Agenda {
+    /// Takes a schedule. One that is already known, or over, changes nothing.
+    pub(crate) fn add(&mut self, schedule: Schedule, trace_now: i64) -> bool {
+        if schedule.ends_at <= trace_now {
+            return false;
+        }
+        let Err(place) = self.schedules.binary_search_by_key(&schedule.id, |known| known.id) else {
+            return false;
+        };
+        self.schedules.insert(place, schedule);
+        if self.schedules.len() > MAX_SCHEDULES {
+            self.schedules.remove(0);
+        }
+        true
+    }
+
+    pub(crate) fn clear(&mut self) {
+        *self = Agenda::default();
+    }
+
+    /// The schedule in force at a moment.
+    pub(crate) fn in_force(&self, trace_now: i64) -> Option<&Schedule> {
+        self.schedules.iter().rev().find(|s| s.starts_at <= trace_now && trace_now < s.ends_at)
+    }
+
+    /// The next moment at which another schedule comes into force, `lead` early, or one ends.
+    pub(crate) fn next_change(&self, trace_now: i64, lead: i64) -> Option<i64> {
+        let moments = self.schedules.iter().flat_map(|s| [s.starts_at - lead, s.starts_at, s.ends_at]);
+        moments.filter(|moment| *moment > trace_now).min()
+    }
+
+    /// Works out anew what is wanted: entries of the schedule in force and of the one that will be, `lead` from now, that
+    /// are above `min_confidence`, of a known function, and of shards that function may read.
+    /// `held` tells which instances need no fetch. Returns how many entries were dropped.
+    pub(crate) fn recompute(
+        &mut self,
+        trace_now: i64,
+        lead: i64,
+        min_confidence: f64,
+        definitions: &Definitions,
+        held: impl Fn(&str) -> bool,
+    ) -> u64 {
+        self.schedules.retain(|schedule| schedule.ends_at > trace_now);
+        let mut wanted: HashMap<Arc<str>, Confidence> = HashMap::new();
+        let mut dropped = 0;
+        let current = self.in_force(trace_now);
+        let coming =
+            self.in_force(trace_now + lead).filter(|coming| current.is_none_or(|c| c.id != coming.id));
+        for entry in current.into_iter().chain(coming).flat_map(|schedule| &schedule.entries) {
+            if !(entry.confidence > min_confidence && entry.confidence <= 1.0) {
+                dropped += 1;
+                continue;
+            }
+            let confidence = (entry.confidence * f64::from(u32::MAX)) as Confidence;
+            for text in &entry.shard_list {
+                match text.parse::<InstanceId>() {
+                    Ok(id) if readable(definitions, &entry.function_id, &id) => {
+                        let slot = wanted.entry(id.to_string().into()).or_default();
+                        *slot = confidence.max(*slot);
+                    }
+                    _ => dropped += 1,
+                }
+            }
+        }
+        if wanted.len() > MAX_WANTED {
+            let mut ranked: Vec<_> = wanted.into_iter().collect();
+            ranked.sort_unstable_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+            dropped += (ranked.len() - MAX_WANTED) as u64;
+            ranked.truncate(MAX_WANTED);
+            wanted = ranked.into_iter().collect();
+        }
+        self.todo = wanted
+            .iter()
+            .filter(|(instance, _)| !held(instance))
+            .map(|(instance, confidence)| (Reverse(*confidence), instance.clone()))
+            .collect();
+        self.wanted = wanted;
+        dropped
+    }
+
+    pub(crate) fn wants(&self, instance: &str) -> bool {
+        self.wanted.contains_key(instance)
+    }
+
+    /// Puts an instance that is wanted and no longer held back in line.
+    pub(crate) fn again(&mut self, instance: &str) {
+        if let Some((instance, confidence)) = self.wanted.get_key_value(instance) {
+            self.todo.insert((Reverse(*confidence), instance.clone()));
+        }
+    }
+
+    /// Takes the most confident instance off the line.
+    pub(crate) fn next(&mut self) -> Option<Arc<str>> {
+        self.todo.pop_first().map(|(_, instance)| instance)
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.todo.len()
+    }
+}
+
+fn readable(definitions: &Definitions, function: &str, id: &InstanceId) -> bool {
+    match definitions.function_shard(function, &id.shard) {
+        FunctionShard::Mapped(def) => def.key.iter().eq(id.key.iter().map(|part| &part.column)),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use foreshard_protocol::{CatalogSnapshot, Lsn, Mapping, ScheduleEntry, ShardDef, Snapshot};
+
+    use super::*;
+
+    fn definitions() -> Definitions {
+        let shard = |name: &str, key: &[&str]| ShardDef {
+            name: name.into(),
+            generation: 1,
+            source: "t".into(),
+            key: key.iter().map(|k| (*k).into()).collect(),
+        };
+        let mut definitions = Definitions::default();
+        definitions.load(CatalogSnapshot {
+            snapshot: Snapshot::default(),
+            wal_lsn: Lsn(0),
+            shards: vec![shard("a", &[]), shard("b", &["k"]), shard("c", &[])],
+            mappings: vec![Mapping { function_id: "f".into(), shards: vec!["a".into(), "b".into()] }],
+            schedules: vec![],
+        });
+        definitions
+    }
+
+    fn schedule(id: i64, window: (i64, i64), entries: &[(&str, &[&str], f64)]) -> Schedule {
+        let entries = entries
+            .iter()
+            .map(|(function, shards, confidence)| ScheduleEntry {
+                function_id: (*function).into(),
+                shard_list: shards.iter().map(|s| (*s).into()).collect(),
+                confidence: *confidence,
+            })
+            .collect();
+        Schedule { id, starts_at: window.0, ends_at: window.1, entries }
+    }
+
+    fn line(agenda: &mut Agenda) -> Vec<String> {
+        std::iter::from_fn(|| agenda.next()).map(|instance| instance.to_string()).collect()
+    }
+
+    #[test]
+    fn low_confidence_is_dropped_and_the_rest_is_ordered() {
+        let mut agenda = Agenda::default();
+        let entries: &[(&str, &[&str], f64)] = &[
+            ("f", &["b?k=1"], 0.5),
+            ("f", &["b?k=2"], 0.1),
+            ("f", &["a"], 0.9),
+            ("f", &["b?k=3"], 0.2),
+            ("f", &["b?k=4"], f64::NAN),
+        ];
+        agenda.add(schedule(1, (0, 100), entries), 0);
+        assert_eq!(agenda.recompute(0, 0, 0.2, &definitions(), |_| false), 3);
+        assert_eq!(line(&mut agenda), ["a", "b?k=1"]);
+    }
+
+    #[test]
+    fn what_the_function_may_not_read_is_never_wanted() {
+        let mut agenda = Agenda::default();
+        let entries: &[(&str, &[&str], f64)] =
+            &[("f", &["c", "nope", "b", "b?x=1", "b?k=1&x=2", "?", "a"], 0.9), ("stranger", &["b?k=1"], 0.9)];
+        agenda.add(schedule(1, (0, 100), entries), 0);
+        assert_eq!(agenda.recompute(0, 0, 0.2, &definitions(), |_| false), 7);
+        assert_eq!(line(&mut agenda), ["a"]);
+    }
+
+    #[test]
+    fn the_later_schedule_replaces_the_earlier_and_the_lead_looks_ahead() {
+        let mut agenda = Agenda::default();
+        agenda.add(schedule(1, (0, 100), &[("f", &["b?k=1"], 0.9)]), 0);
+        agenda.add(schedule(2, (50, 150), &[("f", &["b?k=2"], 0.9)]), 0);
+        assert!(!agenda.add(schedule(2, (50, 150), &[]), 0), "known");
+        assert!(!agenda.add(schedule(3, (-50, 0), &[]), 0), "over");
+        agenda.recompute(0, 10, 0.2, &definitions(), |_| false);
+        assert_eq!(line(&mut agenda), ["b?k=1"]);
+        assert_eq!(agenda.next_change(0, 10), Some(40));
+        agenda.recompute(40, 10, 0.2, &definitions(), |_| false);
+        assert_eq!(line(&mut agenda), ["b?k=1", "b?k=2"]);
+        agenda.recompute(60, 10, 0.2, &definitions(), |_| false);
+        assert_eq!(line(&mut agenda), ["b?k=2"]);
+        assert_eq!(agenda.in_force(60).map(|s| s.id), Some(2));
+        assert_eq!(agenda.in_force(150).map(|s| s.id), None);
+    }
+
+    #[test]
+    fn held_instances_wait_until_they_are_lost() {
+        let mut agenda = Agenda::default();
+        agenda.add(schedule(1, (0, 100), &[("f", &["a", "b?k=1"], 0.9)]), 0);
+        agenda.recompute(0, 0, 0.2, &definitions(), |instance| instance == "a");
+        assert_eq!(line(&mut agenda), ["b?k=1"]);
+        agenda.again("a");
+        agenda.again("unwanted");
+        assert_eq!(line(&mut agenda), ["a"]);
+    }
+}

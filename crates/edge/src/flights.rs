@@ -1,0 +1,99 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use foreshard_protocol::{InstanceId, KeyChange, Xid};
+
+use crate::requests::RequestId;
+
+/// Fetches under way: at most one shared fetch per instance, and for each the transactions its snapshot must see.
+#[derive(Default)]
+pub(crate) struct Flights {
+    flights: HashMap<u64, Flight>,
+    by_instance: HashMap<Arc<str>, u64>,
+    last_id: u64,
+}
+
+/// One fetch.
+pub(crate) struct Flight {
+    pub(crate) instances: Vec<Wanted>,
+    pub(crate) ahead_of_demand: bool,
+    /// Made for one request alone: its copies are pinned to that request and nobody joins it.
+    pub(crate) private_to: Option<RequestId>,
+    pub(crate) started_at: u64,
+    /// Its result is void: the stream lost its past while it was under way.
+    pub(crate) poisoned: bool,
+    pub(crate) waiters: Vec<RequestId>,
+}
+
+/// One instance of a fetch.
+pub(crate) struct Wanted {
+    pub(crate) id: InstanceId,
+    pub(crate) text: Arc<str>,
+    /// Delivered transactions that touch the instance; the result counts only if its snapshot sees all of them.
+    pub(crate) suspects: Vec<Xid>,
+    /// How often a result was refused because of its snapshot.
+    pub(crate) attempts: u32,
+}
+
+impl Flights {
+    pub(crate) fn start(&mut self, flight: Flight) -> u64 {
+        self.last_id += 1;
+        if flight.private_to.is_none() {
+            for wanted in &flight.instances {
+                self.by_instance.insert(wanted.text.clone(), self.last_id);
+            }
+        }
+        self.flights.insert(self.last_id, flight);
+        self.last_id
+    }
+
+    /// The shared fetch under way for this instance.
+    pub(crate) fn of(&mut self, instance: &str) -> Option<&mut Flight> {
+        self.flights.get_mut(self.by_instance.get(instance)?)
+    }
+
+    pub(crate) fn has(&self, instance: &str) -> bool {
+        self.by_instance.contains_key(instance)
+    }
+
+    pub(crate) fn finish(&mut self, id: u64) -> Option<Flight> {
+        let flight = self.flights.remove(&id)?;
+        if flight.private_to.is_none() {
+            for wanted in &flight.instances {
+                self.by_instance.remove(&wanted.text);
+            }
+        }
+        Some(flight)
+    }
+
+    /// Transaction `xid` touched these instances of `shard`: every fetch of one of them must see it.
+    pub(crate) fn suspect(&mut self, xid: Xid, shard: &str, change: &KeyChange) {
+        for flight in self.flights.values_mut() {
+            for wanted in &mut flight.instances {
+                if wanted.id.shard == shard && touches(change, &wanted.id) {
+                    wanted.suspects.push(xid);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn poison_all(&mut self) {
+        for flight in self.flights.values_mut() {
+            flight.poisoned = true;
+        }
+    }
+
+    /// Number of fetches under way ahead of demand, and on demand.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        let ahead = self.flights.values().filter(|flight| flight.ahead_of_demand).count();
+        (ahead, self.flights.len() - ahead)
+    }
+}
+
+/// Whether a change of a shard touches this instance of it.
+pub(crate) fn touches(change: &KeyChange, id: &InstanceId) -> bool {
+    match change {
+        KeyChange::Whole(_) => true,
+        KeyChange::Keys(keys) => keys.contains(&id.key),
+    }
+}

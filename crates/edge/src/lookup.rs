@@ -1,0 +1,308 @@
+//! From a request to its answer: prefetch cache, else reactive cache, else origin, as one consistent cut.
+
+use std::sync::Arc;
+
+use foreshard_protocol::{InstanceId, Lsn};
+
+use crate::copy::ShardCopy;
+use crate::core::{EdgeCore, FlightId};
+use crate::definitions::FunctionShard;
+use crate::flights::Wanted;
+use crate::now::Now;
+use crate::requests::{Answer, Part, Pending, Refusal, Reply, Request, RequestId, ServedFrom};
+
+enum Step {
+    Done(Result<Answer, Refusal>),
+    Wait,
+}
+
+impl EdgeCore {
+    /// Answers at once where every instance is held and fresh; otherwise the request waits for a fetch or for the stream.
+    pub fn request(&mut self, now: Now, request: Request) -> Reply {
+        if let Err(refusal) = self.allowed(&request) {
+            return Reply::Done(Err(refusal));
+        }
+        let texts: Vec<Arc<str>> = request.instances.iter().map(|id| id.to_string().into()).collect();
+        if request.min_lsn.is_none_or(|min| min <= self.stream.position())
+            && self.is_fresh(now)
+            && let Some(answer) = self.answer_from(&texts, &[], &[])
+        {
+            return Reply::Done(Ok(answer));
+        }
+        if self.requests.pending.len() >= self.config.max_waiting {
+            return Reply::Done(Err(Refusal::Overloaded));
+        }
+        let id = self.requests.new_id();
+        let deadline = now.mono + self.config.request_timeout;
+        let count = texts.len();
+        let pending = Pending {
+            request,
+            texts,
+            waited: vec![false; count],
+            pinned: vec![None; count],
+            deadline,
+            torn_since: None,
+            private_flight: None,
+            private_attempts: 0,
+            awaited_lsn: None,
+        };
+        self.requests.pending.insert(id, pending);
+        self.requests.at_time(deadline, id);
+        match self.step(now, id) {
+            Step::Done(result) => {
+                self.requests.remove(id);
+                Reply::Done(result)
+            }
+            Step::Wait => Reply::Waiting(id),
+        }
+    }
+
+    /// Nobody waits for this request any more.
+    pub fn cancel(&mut self, id: RequestId) {
+        self.requests.remove(id);
+    }
+
+    /// Looks at a waiting request again, because something it waits for may have happened.
+    pub(crate) fn look_again(&mut self, now: Now, id: RequestId) {
+        if self.requests.pending.contains_key(&id)
+            && let Step::Done(result) = self.step(now, id)
+        {
+            self.finish(id, result);
+        }
+    }
+
+    pub(crate) fn finish(&mut self, id: RequestId, result: Result<Answer, Refusal>) {
+        if self.requests.remove(id).is_some() {
+            self.stats.refused += u64::from(result.is_err());
+            self.actions.push(crate::core::Action::Reply(id, result));
+        }
+    }
+
+    /// The mapping is checked before every answer, so that one that was removed bites at once.
+    fn allowed(&self, request: &Request) -> Result<(), Refusal> {
+        if !self.definitions.ready() {
+            return Err(Refusal::NotReady);
+        }
+        for id in &request.instances {
+            match self.definitions.function_shard(&request.function, &id.shard) {
+                FunctionShard::UnknownFunction => return Err(Refusal::UnknownFunction),
+                FunctionShard::UnknownShard => return Err(Refusal::UnknownShard(id.shard.clone())),
+                FunctionShard::NotMapped => return Err(Refusal::NotMapped(id.shard.clone())),
+                FunctionShard::Mapped(def) => {
+                    if !def.key.iter().eq(id.key.iter().map(|part| &part.column)) {
+                        let (shard, key) = (id.shard.clone(), def.key.clone());
+                        return Err(Refusal::KeyMismatch { shard, key });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// An answer made of pinned and cached copies, if there is one for every instance and together they are one cut.
+    fn answer_from(
+        &mut self,
+        texts: &[Arc<str>],
+        pinned: &[Option<Arc<ShardCopy>>],
+        waited: &[bool],
+    ) -> Option<Answer> {
+        let mut parts = Vec::with_capacity(texts.len());
+        for (i, text) in texts.iter().enumerate() {
+            let waited = waited.get(i).copied().unwrap_or_default();
+            let (copy, cached) = self.find(text, pinned.get(i).and_then(Option::as_ref))?;
+            let served_from = if waited { ServedFrom::Origin } else { cached };
+            parts.push(Part { copy, served_from });
+        }
+        if !self.is_one_cut(parts.iter().map(|part| &*part.copy)) {
+            return None;
+        }
+        for part in &parts {
+            self.prefetch.touch(&part.copy.instance);
+            self.reactive.touch(&part.copy.instance);
+            match part.served_from {
+                ServedFrom::Prefetch => self.stats.served_prefetch += 1,
+                ServedFrom::Reactive => self.stats.served_reactive += 1,
+                ServedFrom::Origin => self.stats.served_origin += 1,
+            }
+        }
+        Some(Answer { lsn: self.stream.position(), parts })
+    }
+
+    fn find(&self, text: &str, pinned: Option<&Arc<ShardCopy>>) -> Option<(Arc<ShardCopy>, ServedFrom)> {
+        let pinned = pinned.map(|copy| (copy.clone(), ServedFrom::Origin));
+        pinned
+            .or_else(|| self.prefetch.peek(text).map(|copy| (copy.clone(), ServedFrom::Prefetch)))
+            .or_else(|| self.reactive.peek(text).map(|copy| (copy.clone(), ServedFrom::Reactive)))
+    }
+
+    /// Copies are one cut if they come from one snapshot, or if none of them is ahead of the stream.
+    fn is_one_cut<'a>(&self, copies: impl Iterator<Item = &'a ShardCopy> + Clone) -> bool {
+        let mut rest = copies.clone();
+        let Some(first) = rest.next() else { return true };
+        rest.all(|copy| copy.fetch == first.fetch)
+            || copies.map(|copy| copy.settled_at).max() <= Some(self.stream.position())
+    }
+
+    fn step(&mut self, now: Now, id: RequestId) -> Step {
+        let Some(pending) = self.requests.pending.get(&id) else { return Step::Wait };
+        if let Err(refusal) = self.allowed(&pending.request) {
+            return Step::Done(Err(refusal));
+        }
+        if now.mono >= pending.deadline {
+            return Step::Done(Err(Refusal::TimedOut));
+        }
+        if let Some(min) = pending.request.min_lsn
+            && min > self.stream.position()
+        {
+            self.requests.at_lsn(min, id);
+            self.actions.push(crate::core::Action::AskForProgress);
+            return Step::Wait;
+        }
+        if pending.private_flight.is_some() {
+            return Step::Wait;
+        }
+        let (texts, pinned, waited) = (pending.texts.clone(), pending.pinned.clone(), pending.waited.clone());
+        let fresh = self.is_fresh(now);
+        let all_pinned = pinned.iter().all(Option::is_some);
+        if fresh || all_pinned {
+            if let Some(answer) = self.answer_from(&texts, &pinned, &waited) {
+                return Step::Done(Ok(answer));
+            }
+        } else {
+            // Nothing held may be served as fresh, and a fetch under way may be older than this request.
+            self.fetch_in_one_snapshot(now, id);
+            return Step::Wait;
+        }
+        let missing: Vec<usize> =
+            (0..texts.len()).filter(|&i| self.find(&texts[i], pinned[i].as_ref()).is_none()).collect();
+        if missing.is_empty() {
+            self.wait_for_cut(now, id, &texts, &pinned)
+        } else {
+            self.fetch_missing(now, id, &missing)
+        }
+        Step::Wait
+    }
+
+    /// Everything is there, but some copies are ahead of the stream: usually it catches up within a millisecond.
+    fn wait_for_cut(
+        &mut self,
+        now: Now,
+        id: RequestId,
+        texts: &[Arc<str>],
+        pinned: &[Option<Arc<ShardCopy>>],
+    ) {
+        let settled = texts.iter().zip(pinned).filter_map(|(text, pinned)| self.find(text, pinned.as_ref()));
+        let settled = settled.map(|(copy, _)| copy.settled_at).max().unwrap_or(Lsn::ZERO);
+        let Some(pending) = self.requests.pending.get_mut(&id) else { return };
+        let since = *pending.torn_since.get_or_insert(now.mono);
+        if now.mono >= since + self.config.cut_wait {
+            self.fetch_in_one_snapshot(now, id);
+        } else {
+            self.requests.at_lsn(settled, id);
+            self.requests.at_time(since + self.config.cut_wait, id);
+            self.actions.push(crate::core::Action::AskForProgress);
+        }
+    }
+
+    /// Joins the fetches under way for what is missing and starts one for the rest.
+    fn fetch_missing(&mut self, now: Now, id: RequestId, missing: &[usize]) {
+        let Some(pending) = self.requests.pending.get_mut(&id) else { return };
+        let mut wanted: Vec<Wanted> = Vec::new();
+        for &i in missing {
+            pending.waited[i] = true;
+            let text = &pending.texts[i];
+            if let Some(flight) = self.flights.of(text) {
+                if !flight.waiters.contains(&id) {
+                    flight.waiters.push(id);
+                }
+            } else if wanted.iter().all(|other| other.text != *text) {
+                let id = pending.request.instances[i].clone();
+                wanted.push(Wanted { id, text: text.clone(), suspects: Vec::new(), attempts: 0 });
+            }
+        }
+        if !wanted.is_empty() {
+            self.launch(now, wanted, false, None, vec![id], 0);
+        }
+    }
+
+    /// One fetch of everything the request wants, for it alone.
+    fn fetch_in_one_snapshot(&mut self, now: Now, id: RequestId) {
+        let Some(pending) = self.requests.pending.get_mut(&id) else { return };
+        pending.waited.fill(true);
+        pending.pinned.fill(None);
+        let mut wanted: Vec<Wanted> = Vec::new();
+        for (instance, text) in pending.request.instances.iter().zip(&pending.texts) {
+            if wanted.iter().all(|other| other.text != *text) {
+                wanted.push(Wanted {
+                    id: instance.clone(),
+                    text: text.clone(),
+                    suspects: Vec::new(),
+                    attempts: 0,
+                });
+            }
+        }
+        // A few milliseconds between attempts: a transaction that was delivered becomes visible within them.
+        let delay = if pending.private_attempts == 0 {
+            0
+        } else {
+            (1_000 << pending.private_attempts.min(6)).min(50_000)
+        };
+        pending.private_attempts += 1;
+        let flight = self.launch(now, wanted, false, Some(id), Vec::new(), delay);
+        if let Some(pending) = self.requests.pending.get_mut(&id) {
+            pending.private_flight = Some(flight);
+        }
+    }
+
+    /// Requests among `waiters` that want this instance.
+    pub(crate) fn waiting_for(&self, waiters: &[RequestId], text: &str) -> Vec<RequestId> {
+        let wants = |id: &RequestId| {
+            self.requests
+                .pending
+                .get(id)
+                .is_some_and(|pending| pending.texts.iter().any(|wanted| **wanted == *text))
+        };
+        waiters.iter().copied().filter(wants).collect()
+    }
+
+    /// Keeps a copy for the requests that waited for it.
+    pub(crate) fn pin(&mut self, waiters: &[RequestId], copy: &Arc<ShardCopy>) {
+        for id in waiters {
+            let Some(pending) = self.requests.pending.get_mut(id) else { continue };
+            for (text, pinned) in pending.texts.iter().zip(&mut pending.pinned) {
+                if *text == copy.instance {
+                    *pinned = Some(copy.clone());
+                }
+            }
+        }
+    }
+
+    pub(crate) fn unpin_all(&mut self, waiter: RequestId) {
+        if let Some(pending) = self.requests.pending.get_mut(&waiter) {
+            pending.pinned.fill(None);
+        }
+    }
+
+    /// The request no longer waits for this fetch, if it was one of its own.
+    pub(crate) fn detach(&mut self, id: RequestId, flight: FlightId) {
+        if let Some(pending) = self.requests.pending.get_mut(&id)
+            && pending.private_flight == Some(flight)
+        {
+            pending.private_flight = None;
+        }
+    }
+
+    /// The instance is known under another spelling of its key: requests go on under that name.
+    pub(crate) fn rename(&mut self, waiters: &[RequestId], text: &str, canonical: &str) {
+        let Ok(instance) = canonical.parse::<InstanceId>() else { return };
+        for id in self.waiting_for(waiters, text) {
+            let Some(pending) = self.requests.pending.get_mut(&id) else { continue };
+            for (i, wanted) in pending.texts.iter_mut().enumerate() {
+                if **wanted == *text {
+                    *wanted = canonical.into();
+                    pending.request.instances[i] = instance.clone();
+                }
+            }
+        }
+    }
+}
