@@ -1,1 +1,41 @@
-//! placeholder
+//! The predictive analytics engine of foreshard: which functions will run at which edge, and which rows they will need.
+//!
+//! Pure: no I/O, no clock, no randomness. The caller feeds [`Engine`] what ran ([`Engine::observe`]), tells it which
+//! minute has ended ([`Engine::tick`]), and asks for a schedule ([`Engine::schedule`]). A prediction made at minute `m`
+//! uses nothing after `m`.
+//!
+//! | module | concept |
+//! |---|---|
+//! | `engine` | takes executions in, ticks, predicts |
+//! | `registry` | edges, functions and histories, within fixed limits |
+//! | `history`, `minutes`, `gaps`, `seasons`, `rhythm` | what is remembered of one function at one edge |
+//! | `transitions` | which function follows which |
+//! | `experts`, `tables` | what each side of a history says |
+//! | `model`, `mixer`, `calibration`, `guard` | one probability out of all experts, made honest, watched for drift |
+//! | `keys` | which shard instances a function reads |
+//! | `schedule` | from probabilities to what is published |
+//! | `score` | average precision, recall, Brier score, calibration error |
+mod calibration;
+mod config;
+mod engine;
+mod experts;
+mod gaps;
+mod guard;
+mod history;
+mod keys;
+mod minutes;
+mod mixer;
+mod model;
+mod numeric;
+mod registry;
+mod rhythm;
+mod schedule;
+mod score;
+mod seasons;
+mod tables;
+mod transitions;
+
+pub use config::{ConfigError, EngineConfig};
+pub use engine::{Counters, Engine, Invocation, Observed, Prediction, Sink};
+pub use schedule::{EdgeSchedule, ScheduleEntry, ScheduleError, WindowRequest};
+pub use score::{Score, score};

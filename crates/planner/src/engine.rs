@@ -1,0 +1,344 @@
+//! The engine: takes what ran, in order of time, and says what will.
+
+use std::sync::Arc;
+
+use crate::config::{ConfigError, EngineConfig};
+use crate::experts::{Surroundings, gather, season_hits};
+use crate::minutes::SPAN;
+use crate::model::Model;
+use crate::registry::{Pair, Registry};
+
+/// Invocations of one function at one edge within one minute.
+#[derive(Clone, Copy, Debug)]
+pub struct Invocation<'a, S> {
+    /// Edge name.
+    pub edge: &'a str,
+    /// Function id.
+    pub function: &'a str,
+    /// Minute in which it started: Unix time in seconds, divided by 60, rounded down (or any other count of minutes,
+    /// used throughout).
+    pub minute: i64,
+    /// How many there were.
+    pub calls: u32,
+    /// Ids of the shard instances that were read.
+    pub instances: &'a [S],
+}
+
+/// What became of an [`Invocation`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Observed {
+    /// It is part of the history now.
+    Accepted,
+    /// It is older than any history reaches back.
+    TooOld,
+    /// It is a day or more after the engine's clock, so that clock is not to be believed.
+    Future,
+    /// Its edge is one too many, or a name is longer than 1,024 bytes.
+    Refused,
+}
+
+/// How many there were of each kind so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Invocations taken in.
+    pub accepted: u64,
+    /// Invocations too old to be of use.
+    pub too_old: u64,
+    /// Invocations from an unbelievable future.
+    pub future: u64,
+    /// Invocations of an edge too many or with an absurd name.
+    pub refused: u64,
+    /// Histories given up to make room.
+    pub evicted: u64,
+}
+
+/// One function at one edge, and what is expected of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Prediction<'a> {
+    /// Function id.
+    pub function: &'a str,
+    /// Edge name.
+    pub edge: &'a str,
+    /// Minutes since the last invocation there, 0 when it was in the current minute; `None` before the first.
+    pub idle: Option<i64>,
+    /// Probability of at least one invocation within each of the configured horizons.
+    pub p: &'a [f32],
+}
+
+/// Takes predictions one by one.
+pub type Sink<'s> = &'s mut dyn FnMut(Prediction<'_>);
+
+/// Functions unused for so long (minutes) are not worth the look: their probability is [`ASLEEP`].
+const SLEEP_AFTER: i64 = 45 * 1440;
+const ASLEEP: f32 = 1e-4;
+/// Functions that never ran at an edge are given up there after so long.
+const UNSEEN_FOR: i64 = 14 * 1440;
+/// A jump of the clock by more than this leaves no prediction waiting for its outcome.
+const JUMP: i64 = 2 * SPAN;
+const LONGEST_NAME: usize = 1024;
+const MOST_INSTANCES: usize = 256;
+/// A younger history than this also asks the other edges.
+const YOUNG: i64 = 7 * 1440;
+
+/// Learns from executions and predicts. Deterministic: the same calls give the same answers.
+///
+/// The caller observes the invocations of a minute, then ticks that minute; a prediction at the tick of minute `m` uses
+/// nothing after `m`.
+#[derive(Debug)]
+pub struct Engine {
+    config: EngineConfig,
+    pub(crate) registry: Registry,
+    models: Vec<Model>,
+    clock: Option<i64>,
+    started: i64,
+    ticks: i64,
+    counters: Counters,
+}
+
+impl Engine {
+    /// An engine that knows nothing yet.
+    ///
+    /// # Errors
+    /// When the configuration is out of range.
+    pub fn new(config: EngineConfig) -> Result<Self, ConfigError> {
+        config.validate()?;
+        Ok(Engine {
+            registry: Registry::new(config.max_histories, config.max_edges, config.max_keys),
+            models: config.horizons.iter().map(|&h| Model::new(i64::from(h), config.calibrate)).collect(),
+            clock: None,
+            started: 0,
+            ticks: 0,
+            counters: Counters::default(),
+            config,
+        })
+    }
+
+    /// The settings it was made with.
+    pub fn config(&self) -> &EngineConfig {
+        &self.config
+    }
+
+    /// The last minute ticked, if any.
+    pub fn clock(&self) -> Option<i64> {
+        self.clock
+    }
+
+    /// Minutes between the first invocation and the clock.
+    pub fn observed_minutes(&self) -> i64 {
+        self.clock.map_or(0, |c| (c - self.started).max(0))
+    }
+
+    /// How many invocations were taken or left.
+    pub fn counters(&self) -> Counters {
+        Counters { evicted: self.registry.evicted(), ..self.counters }
+    }
+
+    /// Number of histories kept.
+    pub fn histories(&self) -> usize {
+        self.registry.pairs.len()
+    }
+
+    /// Sets local time minus UTC (minutes) of an edge, from now on; makes the edge known. Ignored for an edge too many.
+    pub fn set_utc_offset(&mut self, edge: &str, minutes: i32) {
+        let now = self.clock.unwrap_or(i64::MIN);
+        if let Some(e) = self.registry.edge(edge, now) {
+            self.registry.edges[e as usize].offset = i64::from(minutes.clamp(-24 * 60, 24 * 60));
+        }
+    }
+
+    /// Adds invocations to the history. Those of minutes that were ticked already (a log that arrives late) still
+    /// complete the picture of the past.
+    pub fn observe<S: AsRef<str>>(&mut self, i: &Invocation<'_, S>) -> Observed {
+        let clock = match self.clock {
+            Some(c) => c,
+            None => {
+                self.started = i.minute;
+                *self.clock.insert(i.minute.saturating_sub(1))
+            }
+        };
+        let observed = if i.minute > clock.saturating_add(1440) {
+            Observed::Future
+        } else if i.minute <= clock.saturating_sub(SPAN) {
+            Observed::TooOld
+        } else if i.edge.len() > LONGEST_NAME || i.function.len() > LONGEST_NAME {
+            Observed::Refused
+        } else {
+            self.record(i)
+        };
+        let counter = match observed {
+            Observed::Accepted => &mut self.counters.accepted,
+            Observed::TooOld => &mut self.counters.too_old,
+            Observed::Future => &mut self.counters.future,
+            Observed::Refused => &mut self.counters.refused,
+        };
+        *counter += u64::from(i.calls.max(1));
+        observed
+    }
+
+    fn record<S: AsRef<str>>(&mut self, i: &Invocation<'_, S>) -> Observed {
+        let Some(edge) = self.registry.edge(i.edge, i.minute) else { return Observed::Refused };
+        let function = self.registry.function(i.function);
+        let slot = match self.registry.find(edge, function) {
+            Some(slot) => slot,
+            None => {
+                let slot = self.registry.admit(edge, function, None, i.minute);
+                self.expect_elsewhere(function, i.minute);
+                slot
+            }
+        };
+        let offset = self.registry.edges[edge as usize].offset;
+        let pair = &mut self.registry.pairs[slot as usize];
+        let onset = pair.history.record(i.minute, offset, i.calls);
+        let instances = &i.instances[..i.instances.len().min(MOST_INSTANCES)];
+        pair.keys.record(i.minute, instances);
+        if onset {
+            self.registry.onset(slot, i.minute);
+        }
+        if self.config.key_histories {
+            for instance in instances {
+                self.record_key(edge, function, slot, instance.as_ref(), i.minute, offset);
+            }
+        }
+        Observed::Accepted
+    }
+
+    /// Keeps a history for an instance that only some invocations read, from its second read on.
+    fn record_key(&mut self, edge: u32, function: u32, slot: u32, instance: &str, minute: i64, offset: i64) {
+        if instance.len() > LONGEST_NAME {
+            return;
+        }
+        let pair = &self.registry.pairs[slot as usize];
+        if !pair.keys.varies(instance) {
+            return;
+        }
+        let instance: Arc<str> = instance.into();
+        let own = match self.registry.find_instance(edge, function, &instance) {
+            Some(own) => own,
+            // Not when it would take the place of the function that it belongs to.
+            None if self.registry.pairs.len() >= self.config.max_histories => return,
+            None => self.registry.admit(edge, function, Some(instance), minute),
+        };
+        self.registry.pairs[own as usize].history.record(minute, offset, 1);
+    }
+
+    /// Makes a function known at all edges, as long as there is plenty of room.
+    fn expect_elsewhere(&mut self, function: u32, minute: i64) {
+        if !self.config.unseen_pairs {
+            return;
+        }
+        for edge in 0..self.registry.edges.len() as u32 {
+            if self.registry.pairs.len() * 2 >= self.config.max_histories {
+                return;
+            }
+            if self.registry.find(edge, function).is_none() {
+                self.registry.admit(edge, function, None, minute);
+            }
+        }
+    }
+
+    /// Ends minute `now`: learns from predictions whose horizon has passed and makes new ones, of every `every`-th
+    /// history (1 = all; more makes catching up with a long log cheaper). `sink` receives the prediction for every
+    /// function and edge. A minute that is not after the clock is ignored.
+    pub fn tick(&mut self, now: i64, every: u32, mut sink: Option<Sink<'_>>) {
+        let every = i64::from(every.max(1));
+        match self.clock {
+            Some(c) if now <= c => return,
+            Some(c) if now - c > JUMP => self.models.iter_mut().for_each(Model::forget_waiting),
+            _ => {}
+        }
+        self.clock = Some(now);
+        self.ticks += 1;
+        let (registry, models) = (&self.registry, &mut self.models);
+        for m in models.iter_mut() {
+            m.settle(now, |slot, generation, after, until| {
+                let pair = registry.pairs.get(slot as usize).filter(|p| p.generation == generation)?;
+                Some(pair.history.minutes.any(after, until))
+            });
+        }
+        let mut p = vec![0.0f32; models.len()];
+        for (i, pair) in registry.pairs.iter().enumerate() {
+            let asleep = asleep(pair, now);
+            let turn = self.ticks + i as i64;
+            for (m, p) in models.iter_mut().zip(&mut p) {
+                // About three predictions per horizon are learned from: their outcomes overlap anyway.
+                let stride = (m.horizon / 3 / i64::from(self.config.tick_minutes)).max(1);
+                let learn = !asleep && turn % (stride * every) == 0;
+                *p = ASLEEP;
+                if asleep || (!learn && (sink.is_none() || pair.instance.is_some())) {
+                    continue;
+                }
+                let around = surroundings(registry, pair, now, m.horizon);
+                let evidence = gather(&pair.history, now, m.horizon, m.base, &around, &m.tables);
+                *p = m.predict(&evidence);
+                if learn {
+                    m.await_outcome(now, i as u32, pair.generation, &evidence);
+                }
+            }
+            if let Some(sink) = sink.as_mut().filter(|_| pair.instance.is_none()) {
+                sink(Prediction {
+                    function: &registry.functions[pair.function as usize].name,
+                    edge: &registry.edges[pair.edge as usize].name,
+                    idle: (pair.history.active > 0).then_some((now - pair.history.last).max(0)),
+                    p: &p,
+                });
+            }
+        }
+    }
+
+    /// Ticks every tick boundary after the clock up to `now`; after a pause of more than 30 days only the last 30.
+    pub fn advance(&mut self, now: i64, every: u32) {
+        let tick = i64::from(self.config.tick_minutes);
+        let Some(clock) = self.clock else { return };
+        let mut next = (clock.max(now.saturating_sub(30 * 1440))).div_euclid(tick) * tick + tick;
+        while next <= now {
+            self.tick(next, every, None);
+            next += tick;
+        }
+    }
+
+    /// Probabilities of the pair in `slot` for each horizon, at the clock.
+    pub(crate) fn probabilities(&self, pair: &Pair, p: &mut Vec<f32>) {
+        p.clear();
+        let now = self.clock.unwrap_or(0);
+        let asleep = asleep(pair, now);
+        p.extend(self.models.iter().map(|m| {
+            if asleep {
+                return ASLEEP;
+            }
+            let around = surroundings(&self.registry, pair, now, m.horizon);
+            m.predict(&gather(&pair.history, now, m.horizon, m.base, &around, &m.tables))
+        }));
+    }
+}
+
+fn asleep(pair: &Pair, now: i64) -> bool {
+    let h = &pair.history;
+    if h.active == 0 { now - h.first > UNSEEN_FOR } else { now - h.last > SLEEP_AFTER }
+}
+
+fn surroundings(registry: &Registry, pair: &Pair, now: i64, horizon: i64) -> Surroundings {
+    let edge = &registry.edges[pair.edge as usize];
+    if pair.instance.is_some() {
+        return Surroundings { offset: edge.offset, sibling_lag: -1, transition: None, elsewhere: None };
+    }
+    let function = &registry.functions[pair.function as usize];
+    let young = now - pair.history.first < YOUNG || now - edge.first < YOUNG;
+    let elsewhere = (young && function.slots.len() > 1).then(|| {
+        let (mut hits, mut days) = (0.0f32, 0.0f32);
+        for &s in function.slots.iter().take(16) {
+            let other = &registry.pairs[s as usize];
+            let known = ((now - other.history.first) / 1440).clamp(0, 14) as u32;
+            if other.edge != pair.edge && other.history.active > 0 && known > 0 {
+                hits += season_hits(&other.history, now + edge.offset, horizon, known);
+                days += known as f32;
+            }
+        }
+        (days > 0.0).then_some((hits + 0.05) / (days + 1.0))
+    });
+    Surroundings {
+        offset: edge.offset,
+        sibling_lag: function.sibling_lag(pair.edge, now),
+        transition: pair.chain.probability(now, horizon),
+        elsewhere: elsewhere.flatten(),
+    }
+}

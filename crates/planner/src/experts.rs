@@ -1,0 +1,363 @@
+//! The experts: each looks at one side of a function's history and gives a probability that it will be called within
+//! the horizon. Together they are the inputs of the mixer.
+
+use crate::gaps::Hazard;
+use crate::history::{History, PERIODS};
+use crate::mixer::{Contexts, INPUTS, Inputs};
+use crate::numeric::{any_of, bin, logits_in_place, shrunk};
+use crate::seasons::{Seasons, day, last_days, same_kind, same_weekday};
+use crate::tables::Table;
+
+/// Number of context tables.
+pub(crate) const TABLES: usize = 12;
+const SIZES: [usize; TABLES] = [
+    IDLE_BINS * RATE_BINS,
+    14 * 12 * 3,
+    256 * 6,
+    18 * 18 * 5,
+    96 * RATE_BINS,
+    2 * 2 * 8 * 5 * 7,
+    10 * IDLE_BINS,
+    9 * 9 * 5 * 5,
+    IDLE_BINS * 9 * 9,
+    60 * RATE_BINS,
+    IDLE_BINS * 7 * 6,
+    12 * 12 * 8,
+];
+
+const IDLE: [i64; 23] =
+    [1, 2, 3, 5, 7, 10, 12, 15, 20, 25, 30, 40, 50, 60, 90, 120, 180, 240, 360, 720, 1440, 2880, 10_080];
+const IDLE_BINS: usize = IDLE.len() + 1;
+const RATE_BINS: usize = 14;
+const COARSE_IDLE: [i64; 5] = [3, 10, 20, 60, 240];
+/// Number of coarse idle-time bins: the contexts of calibration and of the mixer's second layer.
+pub(crate) const IDLE_CONTEXTS: usize = 12;
+const CALIBRATION_IDLE: [i64; 11] = [1, 3, 10, 15, 20, 30, 60, 120, 240, 720, 1440];
+
+/// Everything outside a function's own history that an expert may look at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Surroundings {
+    /// Local time minus UTC, minutes.
+    pub(crate) offset: i64,
+    /// Minutes since another edge last had an onset of this function; negative when never.
+    pub(crate) sibling_lag: i64,
+    /// Probability from the functions that ran just before, where transitions say anything.
+    pub(crate) transition: Option<f32>,
+    /// What other edges' history says about this local time, where this edge has little of its own.
+    pub(crate) elsewhere: Option<f32>,
+}
+
+/// The mixer's inputs and contexts, and the cells of the tables that were looked at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Evidence {
+    pub(crate) inputs: Inputs,
+    pub(crate) contexts: Contexts,
+    pub(crate) cells: [u32; TABLES],
+    pub(crate) idle_context: u8,
+}
+
+/// The input that is the plain idle-time hazard, which the drift guard falls back to.
+pub(crate) const HAZARD_INPUT: usize = 0;
+
+/// Sizes of the mixer's context sets, in the order of [`Evidence::contexts`].
+pub(crate) const CONTEXT_SIZES: [usize; crate::mixer::SETS] =
+    [1, 12 * 7, 12 * 6, RATE_BINS * 7, 24, 6 * 4, 7 * 6];
+
+/// The weights that mixing starts with: the hazard and the pooled tables, as one would guess.
+pub(crate) fn starting_weights() -> Inputs {
+    let mut w = [0.0; INPUTS];
+    for i in [0, 1, 2] {
+        w[i] = 0.15;
+    }
+    w[TABLE_INPUTS] = 0.2;
+    w[TABLE_INPUTS + 1] = 0.1;
+    w[TABLE_INPUTS + 3] = 0.2;
+    w
+}
+
+const PHASE_INPUTS: usize = 3;
+const RATE_INPUTS: usize = PHASE_INPUTS + PERIODS.len() + 2;
+const SEASON_INPUTS: usize = RATE_INPUTS + 6;
+const RHYTHM_INPUTS: usize = SEASON_INPUTS + 12;
+const TABLE_INPUTS: usize = RHYTHM_INPUTS + 9;
+const OTHER_INPUTS: usize = TABLE_INPUTS + TABLES;
+const _: () = assert!(OTHER_INPUTS + 4 <= INPUTS);
+
+/// The tables of one horizon.
+#[derive(Clone, Debug)]
+pub(crate) struct Tables(Vec<Table>);
+
+impl Tables {
+    pub(crate) fn new() -> Self {
+        Tables(SIZES.iter().map(|&n| Table::new(n, 2000.0)).collect())
+    }
+
+    pub(crate) fn learn(&mut self, cells: &[u32; TABLES], positive: bool) {
+        self.0.iter_mut().zip(cells).for_each(|(t, &c)| t.learn(c as usize, positive));
+    }
+}
+
+/// Gaps that the pooled prior of the hazard counts for.
+const HAZARD_PRIOR: f32 = 5.0;
+
+fn eighth(p: f32, bins: usize) -> usize {
+    // Finer near 0 and 1, where it matters.
+    let x = (p / (1.0 - p).max(1e-4)).max(1e-4).ln();
+    (((x + 6.0) / 9.0 * bins as f32).max(0.0) as usize).min(bins - 1)
+}
+
+/// Gathers what every expert says at the end of minute `now` about `(now, now + horizon]`.
+pub(crate) fn gather(
+    h: &History,
+    now: i64,
+    horizon: i64,
+    base: f32,
+    around: &Surroundings,
+    tables: &Tables,
+) -> Evidence {
+    let idle = (now - h.last).max(0);
+    let age = (now - h.first + 1).max(1);
+    let local = now + around.offset;
+    let hz = horizon as f32;
+    let mut x: Inputs = [0.5; INPUTS];
+
+    // Popularity and rates.
+    let mean = shrunk(h.active as f32, age as f32, 0.005, 120.0);
+    let popular = any_of(mean, hz);
+    let mut rates = [0.0f32; 6];
+    for (r, w) in rates.iter_mut().zip([5i64, 15, 60, 240, 1440]) {
+        let seen = w.min(age);
+        let n = h.minutes.count(now - seen, now) as f32;
+        *r = any_of(shrunk(n, seen as f32, mean, 15.0), hz);
+    }
+    rates[5] = popular;
+    x[RATE_INPUTS..RATE_INPUTS + 6].copy_from_slice(&rates);
+
+    // Hazards.
+    let idle_bin = bin(idle, &IDLE);
+    let every = (age / i64::from(h.active.max(1))).max(1);
+    let rate_bin = (64 - (every as u64).leading_zeros() as usize).min(RATE_BINS) - 1;
+    let t0 = idle_bin * RATE_BINS + rate_bin;
+    let prior = tables.0[0].predict(t0, base);
+    let hazard = h.gaps.hazard(idle, horizon);
+    x[0] = shrunk(hazard.hits, hazard.at_risk, prior, HAZARD_PRIOR);
+    x[1] = shrunk(hazard.like_hits, hazard.like_at_risk, x[0], 1.0);
+    let since = (now - h.last_onset).max(0);
+    let rhythm: Hazard = h.gaps.onset.hazard(since, horizon);
+    x[2] = shrunk(rhythm.hits, rhythm.at_risk, prior, HAZARD_PRIOR);
+
+    // Aligned phases.
+    let mut pattern = 0usize;
+    let (mut best, mut best_score) = (0, -1.0f32);
+    for (i, period) in PERIODS.into_iter().enumerate() {
+        let (mut hits, mut trials, mut weight) = (0.0, 0.0, 1.0);
+        let mut k = (horizon + period - 1) / period;
+        let mut newest = true;
+        while now - k * period >= h.first && k * period < crate::minutes::SPAN && weight > 0.2 {
+            let from = now - k * period;
+            if h.minutes.any(from, from + horizon) {
+                hits += weight;
+                if newest {
+                    pattern |= 1 << i;
+                }
+            }
+            newest = false;
+            trials += weight;
+            weight *= 0.8;
+            k += 1;
+        }
+        x[PHASE_INPUTS + i] = shrunk(hits, trials, rates[3], 0.3);
+        if h.phase_score[i] > best_score {
+            (best, best_score) = (i, h.phase_score[i]);
+        }
+    }
+    x[PHASE_INPUTS + PERIODS.len()] = x[PHASE_INPUTS + best];
+    // The best period again, allowing for a minute's jitter.
+    let period = PERIODS[best];
+    let (mut hits, mut trials) = (0.0, 0.0);
+    let mut k = (horizon + 1 + period - 1) / period;
+    while now - k * period > h.first && k * period < crate::minutes::SPAN && trials < 4.0 {
+        let from = now - k * period;
+        hits += f32::from(u8::from(h.minutes.any(from - 1, from + horizon + 1)));
+        trials += 1.0;
+        k += 1;
+    }
+    x[PHASE_INPUTS + PERIODS.len() + 1] = shrunk(hits, trials, rates[3], 1.0);
+
+    // Own periods.
+    let mut own = [0.5f32; 2];
+    for (i, r) in h.rhythm.iter().enumerate() {
+        if r.lag == 0 {
+            continue;
+        }
+        let lag = i64::from(r.lag);
+        let (mut hits, mut near, mut trials, mut weight) = (0.0, 0.0, 0.0, 1.0);
+        let mut k = (horizon + lag - 1) / lag;
+        while now - k * lag >= h.first && k * lag < crate::minutes::SPAN && weight > 0.2 {
+            let from = now - k * lag;
+            hits += weight * f32::from(u8::from(h.minutes.any(from, from + horizon)));
+            near += weight * f32::from(u8::from(h.minutes.any(from - 2, (from + horizon + 1).min(now))));
+            trials += weight;
+            weight *= 0.8;
+            k += 1;
+        }
+        own[i] = shrunk(hits, trials, rates[3], 0.7);
+        x[RHYTHM_INPUTS + 2 * i] = own[i];
+        x[RHYTHM_INPUTS + 2 * i + 1] = shrunk(near, trials, rates[3], 0.7);
+    }
+    let slack = 1 + idle / 16;
+    for (i, (ring, waited)) in [(&h.gaps.long, idle), (&h.gaps.onset, since)].into_iter().enumerate() {
+        let (hits, risk) = ring.recent_hazard(waited, horizon, 8, 0);
+        x[RHYTHM_INPUTS + 4 + 2 * i] = shrunk(hits, risk, prior, 1.0);
+        let (hits, risk) = ring.recent_hazard(waited, horizon, 24, slack);
+        x[RHYTHM_INPUTS + 5 + 2 * i] = shrunk(hits, risk, prior, 1.0);
+    }
+    let (hits, risk) = h.gaps.long.second_order(idle, horizon);
+    x[RHYTHM_INPUTS + 8] = shrunk(hits, risk, x[1], 0.7);
+
+    // Seasons.
+    let days_known = ((now - h.first) / 1440).min(56) as u32;
+    let season =
+        seasons(h, now, local, horizon, days_known, rates[5], &mut x[SEASON_INPUTS..SEASON_INPUTS + 12]);
+
+    // Tables.
+    let last_gap = h.gaps.long.recent(0);
+    let previous = h.gaps.long.recent(1);
+    let ratio = if last_gap == 0 { 0 } else { 1 + ((idle + 1) * 8 / last_gap).min(12) as usize };
+    let likeness = match (last_gap, previous) {
+        (0, _) | (_, 0) => 0,
+        (a, b) if (a - b).abs() <= 1 + b / 10 => 2,
+        _ => 1,
+    };
+    let short_pattern = {
+        // 10, 15, 20, 30, 60, 120, 240 and 1440 minutes ago.
+        [1, 2, 3, 4, 5, 6, 8, 10].iter().enumerate().fold(0, |m, (to, &from)| m | (pattern >> from & 1) << to)
+    };
+    let evidence_bin = (hazard.at_risk as usize).min(12).div_ceil(3);
+    let sibling = if around.sibling_lag < 0 {
+        0
+    } else {
+        1 + bin(around.sibling_lag, &[1, 3, 6, 15, 30, 60, 120, 360])
+    };
+    let coarse = bin(idle, &COARSE_IDLE);
+    let agree = h.gaps.long.agreement() as usize;
+    let rhythm_agree = h.gaps.onset.agreement() as usize;
+    let tod = (local.rem_euclid(1440) / 15) as usize;
+    let cells = [
+        t0,
+        (ratio * 12 + bin(last_gap, &[12, 16, 22, 31, 45, 65, 95, 150, 300, 700, 1500])) * 3 + likeness,
+        short_pattern * 6 + coarse,
+        (eighth(x[0], 18) * 18 + eighth(x[PHASE_INPUTS + best], 18)) * 5 + evidence_bin,
+        tod * RATE_BINS + rate_bin,
+        season.cell * 7 + if days_known == 0 { 6 } else { coarse },
+        sibling * IDLE_BINS + idle_bin,
+        season.trend,
+        (idle_bin * 9 + agree) * 9 + rhythm_agree,
+        local.rem_euclid(60) as usize * RATE_BINS + rate_bin,
+        (idle_bin * 7 + bin(h.last - h.last_onset, &[1, 2, 5, 10, 30, 120])) * 6
+            + bin(i64::from(h.last_calls), &[2, 3, 5, 10, 50]),
+        (eighth(own[0], 12) * 12 + eighth(x[0], 12)) * 8
+            + if h.rhythm[0].lag == 0 { 7 } else { ((h.rhythm[0].score * 7.0) as usize).min(6) },
+    ];
+    for (i, &c) in cells.iter().enumerate() {
+        x[TABLE_INPUTS + i] = tables.0[i].predict(c, base);
+    }
+    x[OTHER_INPUTS] = around.transition.unwrap_or(0.5);
+    x[OTHER_INPUTS + 1] = around.elsewhere.unwrap_or(0.5);
+    x[OTHER_INPUTS + 2] = base;
+
+    logits_in_place(&mut x);
+    x[OTHER_INPUTS + 3] = 1.0;
+
+    let known = bin(i64::from(h.active), &[1, 2, 4, 8, 32, 128]);
+    let aged = bin(age, &[60, 240, 720, 1440, 4 * 1440, 14 * 1440]);
+    let calibration = bin(idle, &CALIBRATION_IDLE);
+    let regular = ((best_score.max(0.0) * 6.0) as usize).min(5);
+    let contexts = [
+        0,
+        calibration * 7 + known,
+        best.min(11) * 6 + regular,
+        rate_bin * 7 + aged,
+        (local.rem_euclid(1440) / 60) as usize,
+        (hazard.at_risk as usize).min(15).div_ceil(3) * 4 + (hazard.like_at_risk as usize).min(3),
+        bin(i64::from(days_known), &[1, 2, 4, 8, 15, 29]) * 6 + season.weekday_hits,
+    ]
+    .map(|c| c as u16);
+    Evidence { inputs: x, contexts, cells: cells.map(|c| c as u32), idle_context: calibration as u8 }
+}
+
+/// Share of the last `days` days on which the function was called in the slots of local `(local, local + horizon]`.
+pub(crate) fn season_hits(h: &History, local: i64, horizon: i64, days: u32) -> f32 {
+    (h.seasons.days(local, local + horizon, 0) & last_days(days)).count_ones() as f32
+}
+
+struct Season {
+    cell: usize,
+    trend: usize,
+    weekday_hits: usize,
+}
+
+/// Time-of-day and day-of-week averages at several forgetting speeds, written to `x` as probabilities.
+fn seasons(
+    h: &History,
+    now: i64,
+    local: i64,
+    horizon: i64,
+    known: u32,
+    popular: f32,
+    x: &mut [f32],
+) -> Season {
+    if known == 0 {
+        return Season { cell: 0, trend: 0, weekday_hits: 0 };
+    }
+    let (after, until) = (local, local + horizon);
+    let exact = h.seasons.days(after, until, 0);
+    let near = h.seasons.days(after, until, 2);
+    let kind = same_kind(local.div_euclid(1440));
+    let rate = |word: u64, mask: u64, days: u32, prior: f32, weight: f32| {
+        shrunk((word & mask).count_ones() as f32, days as f32, prior, weight)
+    };
+    let wide_mask = last_days(known.min(28));
+    let wide_slots = Seasons::slots(after, until) + 12;
+    let wide_hits = h.seasons.count(after, until, 6, wide_mask) as f32;
+    let wide = any_of(
+        shrunk(
+            wide_hits / wide_slots as f32,
+            known.min(28) as f32,
+            popular / Seasons::slots(after, until) as f32,
+            0.5,
+        ),
+        Seasons::slots(after, until) as f32,
+    );
+    let near14 = rate(near, last_days(known.min(14)), known.min(14), popular, 1.0);
+    let all28 = rate(exact, last_days(known.min(28)), known.min(28), wide, 1.5);
+    x[0] = wide;
+    x[1] = near14;
+    x[2] = all28;
+    x[3] = rate(exact, last_days(known.min(7)), known.min(7), all28, 1.0);
+    x[4] = rate(exact, last_days(known.min(3)), known.min(3), all28, 0.7);
+    x[5] = rate(exact, last_days(known), known, wide, 1.5);
+    let (kind28, kind56) = (kind & last_days(known.min(28)), kind & last_days(known));
+    x[6] = rate(exact, kind28, kind28.count_ones(), all28, 1.0);
+    x[7] = rate(near, kind56, kind56.count_ones(), near14, 1.0);
+    let weeks = known / 7;
+    if weeks > 0 {
+        let (w4, w8) = (weeks.min(4), weeks.min(8));
+        x[8] = rate(exact, same_weekday(w4), w4, x[6], 1.0);
+        x[9] = rate(exact, same_weekday(w8), w8, x[6], 1.0);
+        x[10] = rate(near, same_weekday(w4), w4, x[7], 1.0);
+        x[11] = rate(exact, day(1) | day(7), 2, x[8], 0.7);
+    }
+    let recent = (exact & last_days(7)).count_ones() as usize;
+    let weekday_hits = (exact & same_weekday(4)).count_ones() as usize;
+    let bit = |k| usize::from(exact & day(k) != 0);
+    let cell = ((bit(1) * 2 + bit(7)) * 8 + recent) * 5 + weekday_hits;
+    // Expected and actual calls in the last hour: a departure that is overdue is still to come.
+    let days = last_days(known.min(14));
+    let expected_past = h.seasons.count(local - 60, local, 0, days) as f32 / known.min(14) as f32;
+    let expected_next = h.seasons.count(after, until, 1, days) as f32 / known.min(14) as f32;
+    let actual = h.minutes.count(now - 60, now).min(4) as usize;
+    let quant = |e: f32| ((e * 4.0) as usize).min(8);
+    let trend = ((quant(expected_next) * 9 + quant(expected_past)) * 5 + actual) * 5 + weekday_hits;
+    Season { cell, trend, weekday_hits: weekday_hits.min(4) + usize::from(weeks > 0) }
+}

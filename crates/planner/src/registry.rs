@@ -1,0 +1,241 @@
+//! Who is known: edges, functions, and a history for each (edge, function) and (edge, function, shard instance), all
+//! within fixed limits.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::history::History;
+use crate::keys::Keys;
+use crate::transitions::{Chain, PairRef, RecentOnsets};
+
+/// An edge location.
+#[derive(Clone, Debug)]
+pub(crate) struct Edge {
+    pub(crate) name: Arc<str>,
+    /// Local time minus UTC, minutes.
+    pub(crate) offset: i64,
+    /// Minute of its first known invocation.
+    pub(crate) first: i64,
+    pub(crate) recent: RecentOnsets,
+}
+
+/// A function over all edges.
+#[derive(Clone, Debug)]
+pub(crate) struct Function {
+    pub(crate) name: Arc<str>,
+    /// Its slots, one per edge at most.
+    pub(crate) slots: Vec<u32>,
+    /// Pairs that refer to it, instances included; its number is free again when there are none.
+    refs: u32,
+    /// Latest onsets at two different edges, the newest first: `(edge, minute)`.
+    latest: [Option<(u32, i64)>; 2],
+}
+
+impl Function {
+    fn onset(&mut self, edge: u32, minute: i64) {
+        if !self.latest[0].is_some_and(|(e, _)| e == edge) {
+            self.latest[1] = self.latest[0];
+        }
+        self.latest[0] = Some((edge, minute));
+    }
+
+    /// Minutes since another edge than `edge` last had an onset, -1 if never.
+    pub(crate) fn sibling_lag(&self, edge: u32, now: i64) -> i64 {
+        self.latest.iter().flatten().find(|(e, _)| *e != edge).map_or(-1, |&(_, m)| (now - m).max(0))
+    }
+}
+
+/// One predicted thing: a function at an edge, or one shard instance that it reads there.
+#[derive(Clone, Debug)]
+pub(crate) struct Pair {
+    pub(crate) edge: u32,
+    pub(crate) function: u32,
+    /// The shard instance, when this is about one.
+    pub(crate) instance: Option<Arc<str>>,
+    pub(crate) generation: u32,
+    pub(crate) history: History,
+    pub(crate) keys: Keys,
+    pub(crate) chain: Chain,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    pub(crate) edges: Vec<Edge>,
+    pub(crate) functions: Vec<Function>,
+    pub(crate) pairs: Vec<Pair>,
+    by_edge: HashMap<Arc<str>, u32>,
+    by_function: HashMap<Arc<str>, u32>,
+    by_pair: HashMap<(u32, u32), u32>,
+    by_instance: HashMap<(u32, u32, Arc<str>), u32>,
+    free_functions: Vec<u32>,
+    max_pairs: usize,
+    max_edges: usize,
+    max_keys: usize,
+    hand: usize,
+    generations: u32,
+    evicted: u64,
+}
+
+/// How many neighbours the eviction hand compares.
+const SAMPLE: usize = 16;
+
+impl Registry {
+    pub(crate) fn new(max_pairs: usize, max_edges: usize, max_keys: usize) -> Self {
+        Registry {
+            edges: Vec::new(),
+            functions: Vec::new(),
+            pairs: Vec::new(),
+            by_edge: HashMap::new(),
+            by_function: HashMap::new(),
+            by_pair: HashMap::new(),
+            by_instance: HashMap::new(),
+            free_functions: Vec::new(),
+            max_pairs,
+            max_edges,
+            max_keys,
+            hand: 0,
+            generations: 0,
+            evicted: 0,
+        }
+    }
+
+    pub(crate) fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    /// The edge of this name, made known if there is room.
+    pub(crate) fn edge(&mut self, name: &str, minute: i64) -> Option<u32> {
+        if let Some(&e) = self.by_edge.get(name) {
+            return Some(e);
+        }
+        if self.edges.len() >= self.max_edges {
+            return None;
+        }
+        let name: Arc<str> = name.into();
+        let e = self.edges.len() as u32;
+        self.edges.push(Edge {
+            name: name.clone(),
+            offset: 0,
+            first: minute,
+            recent: RecentOnsets::default(),
+        });
+        self.by_edge.insert(name, e);
+        Some(e)
+    }
+
+    pub(crate) fn function(&mut self, name: &str) -> u32 {
+        if let Some(&f) = self.by_function.get(name) {
+            return f;
+        }
+        let name: Arc<str> = name.into();
+        let new = Function { name: name.clone(), slots: Vec::new(), refs: 0, latest: [None; 2] };
+        let f = match self.free_functions.pop() {
+            Some(f) => {
+                self.functions[f as usize] = new;
+                f
+            }
+            None => {
+                self.functions.push(new);
+                self.functions.len() as u32 - 1
+            }
+        };
+        self.by_function.insert(name, f);
+        f
+    }
+
+    /// The slot of a function at an edge, if it has one.
+    pub(crate) fn find(&self, edge: u32, function: u32) -> Option<u32> {
+        self.by_pair.get(&(edge, function)).copied()
+    }
+
+    /// The slot of a shard instance of a function at an edge, if it has one.
+    pub(crate) fn find_instance(&self, edge: u32, function: u32, instance: &Arc<str>) -> Option<u32> {
+        self.by_instance.get(&(edge, function, instance.clone())).copied()
+    }
+
+    /// Gives a slot to a function at an edge (or one of its instances), known since `minute`.
+    pub(crate) fn admit(&mut self, edge: u32, function: u32, instance: Option<Arc<str>>, minute: i64) -> u32 {
+        let offset = self.edges[edge as usize].offset;
+        let keys = Keys::new(if instance.is_some() { 1 } else { self.max_keys });
+        self.generations = self.generations.wrapping_add(1);
+        let pair = Pair {
+            edge,
+            function,
+            instance: instance.clone(),
+            generation: self.generations,
+            history: History::new(minute, offset),
+            keys,
+            chain: Chain::default(),
+        };
+        self.functions[function as usize].refs += 1;
+        let slot = if self.pairs.len() < self.max_pairs {
+            self.pairs.push(pair);
+            self.pairs.len() - 1
+        } else {
+            let victim = self.victim(minute);
+            self.evict(victim);
+            self.pairs[victim] = pair;
+            victim
+        } as u32;
+        match instance {
+            Some(i) => {
+                self.by_instance.insert((edge, function, i), slot);
+            }
+            None => {
+                self.by_pair.insert((edge, function), slot);
+                self.functions[function as usize].slots.push(slot);
+            }
+        }
+        slot
+    }
+
+    /// The least useful of the next few places: a flood of newcomers evicts newcomers, not those with a history.
+    fn victim(&mut self, minute: i64) -> usize {
+        let n = self.pairs.len();
+        let worth = |p: &Pair| {
+            let days = (minute - p.history.last).max(0) as f32 / 1440.0;
+            p.history.active as f32 / (1.0 + days)
+        };
+        let from = self.hand;
+        self.hand = (self.hand + SAMPLE) % n;
+        (0..SAMPLE.min(n))
+            .map(|i| (from + i) % n)
+            .min_by(|&a, &b| worth(&self.pairs[a]).total_cmp(&worth(&self.pairs[b])))
+            .unwrap_or(from % n)
+    }
+
+    fn evict(&mut self, slot: usize) {
+        self.evicted += 1;
+        let Pair { edge, function, ref mut instance, .. } = self.pairs[slot];
+        let f = &mut self.functions[function as usize];
+        match instance.take() {
+            Some(i) => {
+                self.by_instance.remove(&(edge, function, i));
+            }
+            None => {
+                self.by_pair.remove(&(edge, function));
+                f.slots.retain(|&s| s as usize != slot);
+            }
+        }
+        f.refs -= 1;
+        if f.refs == 0 {
+            self.by_function.remove(&f.name);
+            self.free_functions.push(function);
+        }
+    }
+
+    /// Tells everything that follows from an onset of the pair in `slot`.
+    pub(crate) fn onset(&mut self, slot: u32, minute: i64) {
+        let Pair { edge, function, generation, .. } = self.pairs[slot as usize];
+        self.functions[function as usize].onset(edge, minute);
+        let mut recent = std::mem::take(&mut self.edges[edge as usize].recent);
+        let pairs = &mut self.pairs;
+        recent.onset(minute, (slot, generation), |(i, g): PairRef, f| {
+            if let Some(p) = pairs.get_mut(i as usize).filter(|p| p.generation == g) {
+                f(&mut p.chain);
+            }
+        });
+        self.edges[edge as usize].recent = recent;
+    }
+}

@@ -1,0 +1,216 @@
+//! From probabilities to a schedule: which shard instances each edge should hold for which functions in a window.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::engine::Engine;
+use crate::registry::Pair;
+
+/// One line of a schedule, as it is published.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScheduleEntry {
+    /// Function expected to run.
+    pub function_id: String,
+    /// Ids of the shard instances it is expected to read.
+    pub shard_list: Vec<String>,
+    /// Calibrated probability, 0..=1, that they are read within the window.
+    pub confidence: f64,
+}
+
+/// The schedule of one edge for one window.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EdgeSchedule {
+    /// Edge name.
+    pub edge: String,
+    /// Entries, the most probable first.
+    pub entries: Vec<ScheduleEntry>,
+}
+
+/// The window to plan for. Times are Unix seconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct WindowRequest {
+    /// The present.
+    pub now: i64,
+    /// First second of the window.
+    pub starts_at: i64,
+    /// First second after it.
+    pub ends_at: i64,
+    /// Seconds from publishing until the rows can be at the edge.
+    pub lead: i64,
+    /// Least probability worth publishing.
+    pub floor: f64,
+    /// Most entries per edge.
+    pub max_entries: usize,
+}
+
+/// A window that cannot be planned.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum ScheduleError {
+    /// It ends before anything published now could be at the edge.
+    #[error("the window ends at {ends_at}, before anything decided now could arrive ({earliest})")]
+    TooLate {
+        /// End of the window asked for.
+        ends_at: i64,
+        /// When prefetched rows can be there at the earliest.
+        earliest: i64,
+    },
+    /// The floor is not a probability.
+    #[error("the publishing floor must be a number between 0 and 1")]
+    Floor,
+}
+
+/// Invocations in minutes that count as half of full trust in a history.
+const HALF_TRUST: f64 = 2.0;
+/// Minutes of observation that count as half of full trust in the engine.
+const WARM_UP: f64 = 60.0;
+/// Reads of an instance before its own history is believed over its share of the function's invocations.
+const KEY_EVIDENCE: u32 = 3;
+
+/// Probability of at least one call in `(from, to]` minutes from now, given those for growing horizons: interpolated in
+/// the cumulative hazard, which a probability over (0, h] determines.
+fn window_probability(horizons: &[u32], p: &[f32], from: f64, to: f64) -> f64 {
+    let cumulative = |at: f64| {
+        let (mut h0, mut l0) = (0.0, 0.0f64);
+        let mut slope = 0.0;
+        for (&h, &p) in horizons.iter().zip(p) {
+            let (h1, l1) = (f64::from(h), (-(1.0 - f64::from(p).clamp(0.0, 0.999_99)).ln()).max(l0));
+            slope = (l1 - l0) / (h1 - h0);
+            if at <= h1 {
+                return l0 + slope * (at - h0);
+            }
+            (h0, l0) = (h1, l1);
+        }
+        l0 + slope * (at - h0)
+    };
+    (1.0 - (cumulative(from.max(0.0)) - cumulative(to.max(0.0))).exp()).clamp(0.0, 1.0)
+}
+
+fn rounded(p: f64) -> f64 {
+    (p * 1000.0).round() / 1000.0
+}
+
+impl Engine {
+    /// Plans the window for every edge with something worth publishing.
+    ///
+    /// What would arrive too late is left out: the window effectively starts `lead` after `now`. A function is published
+    /// only if its probability, discounted for how little is known yet, reaches the floor; the confidence published is
+    /// the undiscounted one. Instances that are expected with different probabilities are in separate entries.
+    ///
+    /// # Errors
+    /// When the window is over before anything could arrive, or the floor is not a probability.
+    pub fn schedule(&self, request: &WindowRequest) -> Result<Vec<EdgeSchedule>, ScheduleError> {
+        if !(0.0..=1.0).contains(&request.floor) {
+            return Err(ScheduleError::Floor);
+        }
+        let earliest = request.now.saturating_add(request.lead.max(0));
+        if request.ends_at <= earliest {
+            return Err(ScheduleError::TooLate { ends_at: request.ends_at, earliest });
+        }
+        let Some(clock) = self.clock() else { return Ok(Vec::new()) };
+        // The engine's clock stands at the end of a minute; the log may lag behind the present.
+        let after_clock = |t: i64| (t - (clock + 1).saturating_mul(60)) as f64 / 60.0;
+        let span = (after_clock(request.starts_at.max(earliest)), after_clock(request.ends_at));
+        let observed = self.observed_minutes() as f64;
+        let warm = observed / (observed + WARM_UP);
+        let mut by_edge: Vec<Vec<ScheduleEntry>> = vec![Vec::new(); self.registry.edges.len()];
+        let mut p = Vec::new();
+        for pair in self.registry.pairs.iter().filter(|p| p.instance.is_none()) {
+            self.probabilities(pair, &mut p);
+            let probability = window_probability(&self.config().horizons, &p, span.0, span.1);
+            let calls = f64::from(pair.history.active);
+            let trust = warm * calls / (calls + HALF_TRUST);
+            if probability * trust >= request.floor {
+                let floor = request.floor / trust;
+                self.entries(pair, probability, span, floor, &mut by_edge[pair.edge as usize]);
+            }
+        }
+        let mut schedules: Vec<EdgeSchedule> = Vec::new();
+        for (edge, mut entries) in self.registry.edges.iter().zip(by_edge) {
+            entries.sort_by(|a, b| {
+                b.confidence
+                    .total_cmp(&a.confidence)
+                    .then_with(|| a.function_id.cmp(&b.function_id))
+                    .then_with(|| a.shard_list.cmp(&b.shard_list))
+            });
+            entries.truncate(request.max_entries);
+            if !entries.is_empty() {
+                schedules.push(EdgeSchedule { edge: edge.name.to_string(), entries });
+            }
+        }
+        schedules.sort_by(|a, b| a.edge.cmp(&b.edge));
+        Ok(schedules)
+    }
+
+    /// The entries of one function: its instances, those of equal confidence together.
+    fn entries(
+        &self,
+        pair: &Pair,
+        probability: f64,
+        span: (f64, f64),
+        floor: f64,
+        out: &mut Vec<ScheduleEntry>,
+    ) {
+        // A function that runs several times in the window reads several keys.
+        let minutes = (span.1 - span.0.max(0.0)).max(1.0);
+        let now = self.clock().unwrap_or(0);
+        let recent = f64::from(pair.history.minutes.count(now - 240, now)) * minutes / 240.0;
+        let calls = f64::from(pair.history.intensity) * recent.max(1.0);
+        let mut own = Vec::new();
+        let mut expected: Vec<(f64, &str)> = Vec::new();
+        for (instance, share) in pair.keys.shares() {
+            let by_share = probability * (1.0 - (1.0 - f64::from(share)).powf(calls.max(1.0)));
+            let p = match self.key_pair(pair, instance) {
+                Some(key) if key.history.active >= KEY_EVIDENCE => {
+                    self.probabilities(key, &mut own);
+                    window_probability(&self.config().horizons, &own, span.0, span.1)
+                }
+                _ => by_share,
+            };
+            if p >= floor {
+                expected.push((rounded(p), instance));
+            }
+        }
+        expected.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(b.1)));
+        for group in expected.chunk_by(|a, b| a.0 == b.0) {
+            out.push(ScheduleEntry {
+                function_id: self.registry.functions[pair.function as usize].name.to_string(),
+                shard_list: group.iter().map(|e| e.1.to_string()).collect(),
+                confidence: group[0].0,
+            });
+        }
+    }
+
+    fn key_pair(&self, pair: &Pair, instance: &str) -> Option<&Pair> {
+        if !self.config().key_histories || !pair.keys.varies(instance) {
+            return None;
+        }
+        let slot = self.registry.find_instance(pair.edge, pair.function, &instance.into())?;
+        self.registry.pairs.get(slot as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_between_horizons_are_interpolated() {
+        let p = [0.1f32, 0.4, 0.7];
+        let at = |from, to| window_probability(&[1, 5, 15], &p, from, to);
+        assert!((at(0.0, 5.0) - 0.4).abs() < 1e-6);
+        assert!((at(0.0, 15.0) - 0.7).abs() < 1e-6);
+        assert!(at(0.0, 10.0) > 0.4 && at(0.0, 10.0) < 0.7);
+        assert!(at(0.0, 60.0) > 0.7);
+        // What may come before the window does not count for it: 1 - 0.3/0.6.
+        assert!((at(5.0, 15.0) - 0.5).abs() < 1e-6);
+        assert_eq!(at(5.0, 5.0), 0.0);
+        assert_eq!(at(9.0, 3.0), 0.0);
+    }
+
+    #[test]
+    fn inconsistent_horizons_stay_probabilities() {
+        let p = window_probability(&[1, 5], &[0.9, 0.2], 0.0, 5.0);
+        assert!((0.0..=1.0).contains(&p));
+    }
+}
