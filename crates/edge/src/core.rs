@@ -84,6 +84,7 @@ pub struct EdgeCore {
     agenda_dirty: bool,
     prefetch_full: bool,
     prefetch_paused_until: u64,
+    epoch: u64,
 }
 
 /// After a failed prefetch none is started for this long.
@@ -107,6 +108,7 @@ impl EdgeCore {
             agenda_dirty: false,
             prefetch_full: false,
             prefetch_paused_until: 0,
+            epoch: 0,
             config,
         }
     }
@@ -125,6 +127,7 @@ impl EdgeCore {
         if self.stream.position() > Lsn::ZERO {
             self.stats.resets += 1;
         }
+        self.epoch += 1;
         self.stream.restart(position);
         self.flights.poison_all();
         self.definitions.unload();
@@ -189,8 +192,17 @@ impl EdgeCore {
         self.pump(now);
     }
 
-    /// The definitions, as an answer to [`Action::LoadCatalog`].
-    pub fn catalog_loaded(&mut self, now: Now, mut catalog: CatalogSnapshot) {
+    /// Counts how often the stream started without a past. 0: it never started.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The definitions, as an answer to [`Action::LoadCatalog`], read after the stream of `epoch` had started.
+    /// Definitions read for an earlier stream are ignored: the new one does not carry what changed in between.
+    pub fn catalog_loaded(&mut self, now: Now, epoch: u64, mut catalog: CatalogSnapshot) {
+        if epoch != self.epoch {
+            return;
+        }
         let schedules = std::mem::take(&mut catalog.schedules);
         self.stream.seen(&catalog.snapshot);
         if !self.definitions.load(catalog) {
