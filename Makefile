@@ -43,11 +43,11 @@ test: setup ## every test, the ones against throwaway PostgreSQL clusters includ
 	@scripts/test.sh $(if $(NEXTEST),nextest,libtest) $(PG_CONFIG) $(TESTARGS)
 
 demo: setup ## six weeks of real flights learned, the next day replayed at three edges; KEEP=1 leaves it running
-	$(CARGO) build --release --package sidecar --package pg_extension --package foreshard-demo
+	$(CARGO) build --release --package sidecar --package foreshard-demo
 	@$(CARGO) run --quiet --release --package foreshard-demo -- --pg-config $(PG_CONFIG) $(if $(KEEP),--keep) $(DEMOARGS)
 
 bench: setup ## side by side with peers; writes target/bench/results.json
-	$(CARGO) build --release --package sidecar --package pg_extension --package foreshard-bench
+	$(CARGO) build --release --package sidecar --package foreshard-bench
 	@$(CARGO) run --quiet --release --package foreshard-bench -- --pg-config $(PG_CONFIG) $(BENCHARGS)
 
 clean: ## removes build output

@@ -7,7 +7,7 @@ set -euo pipefail
 runner=$1 pg_config=$2
 shift 2
 
-cargo build --locked --package sidecar --package pg_extension
+cargo build --locked --package sidecar
 FORESHARD_SERVER=$(cargo run --quiet --locked --package foreshard-tests --bin stage-server -- --pg-config "$pg_config")
 export FORESHARD_SERVER
 # Errors that tests return carry their context; a backtrace of every one of them would bury it.

@@ -107,7 +107,7 @@ fn row(text: &mut String, label: &str, cells: &[String; 2]) {
 /// A line of what is known of a run so far.
 pub(crate) fn so_far(run: Run, counts: [u64; 3]) -> String {
     let all: u64 = counts.iter().sum();
-    let percent = |count: u64| if all == 0 { 0 } else { (100 * count + all / 2) / all };
+    let percent = |count: u64| (100 * count + all / 2).checked_div(all).unwrap_or(0);
     let name = match run {
         Run::Prefetch => "prefetching",
         Run::Reactive => "reactive only",

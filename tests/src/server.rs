@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::hash::{Hash, Hasher};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -30,7 +30,7 @@ pub struct Server {
 
 impl Server {
     /// The server that tests use: `FORESHARD_SERVER` if a runner staged one, else one staged now from
-    /// `FORESHARD_PG_CONFIG` (default: Debian's PostgreSQL 15) with the library that cargo built last.
+    /// `FORESHARD_PG_CONFIG` (default: Debian's PostgreSQL 15).
     pub fn for_tests() -> Result<Self> {
         match std::env::var_os("FORESHARD_SERVER") {
             Some(root) => Self::open(Path::new(&root)),
@@ -104,10 +104,9 @@ impl Server {
         Ok(())
     }
 
-    /// Installs library, control file and SQL unless exactly these are there already.
+    /// Builds and installs library, control file and SQL, unless what they are made of is what was installed last.
     fn install_extension(&self, pg_config: &Path) -> Result<()> {
-        let library = program::built_file("libforeshard_pg.so", "pg_extension")?;
-        let stamp = extension_stamp(&library)?;
+        let stamp = extension_stamp()?;
         let stamp_file = self.root.join("extension");
         if fs::read_to_string(&stamp_file).is_ok_and(|installed| installed == stamp) {
             return Ok(());
@@ -118,12 +117,12 @@ impl Server {
         if program::profile_dir()?.ends_with("release") {
             install.arg("--release");
         }
-        let output = install.output().context("running cargo xtask install")?;
+        // The compiler's progress and complaints are for the person who waits; standard output may be a result.
+        let output = install.stderr(Stdio::inherit()).output().context("running cargo xtask install")?;
         ensure!(
             output.status.success(),
-            "cargo xtask install failed:\n{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
+            "cargo xtask install failed: {}",
+            String::from_utf8_lossy(&output.stdout)
         );
         fs::write(stamp_file, stamp)?;
         Ok(())
@@ -232,11 +231,11 @@ fn staging_root(account: Account) -> Result<PathBuf> {
     Ok(root)
 }
 
-/// Changes whenever a file that is installed changes.
-fn extension_stamp(library: &Path) -> Result<String> {
+/// Changes whenever a file that the installed extension is made of changes.
+fn extension_stamp() -> Result<String> {
     let workspace = program::workspace();
-    let mut files = vec![library.to_owned()];
-    for dir in ["sql", "migrations", "pg_extension"] {
+    let mut files = vec![workspace.join("Cargo.lock"), workspace.join("Cargo.toml")];
+    for dir in ["pg_extension", "crates/protocol", "sql", "migrations", "xtask"] {
         files_below(&workspace.join(dir), &mut files)?;
     }
     files.sort();
@@ -257,7 +256,7 @@ fn files_below(dir: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
         let path = entry?.path();
         if path.is_dir() {
             files_below(&path, into)?;
-        } else if path.extension().is_some_and(|ext| ext == "sql" || ext == "control") {
+        } else {
             into.push(path);
         }
     }
