@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 ///
 /// Network timeouts, `max_staleness` and everything else that guards correctness stay on the real clock.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Clock {
+pub(crate) struct Clock {
     replay: Option<Replay>,
 }
 
@@ -21,17 +21,19 @@ struct Replay {
 
 /// A clock specification that could not be read.
 #[derive(Debug, thiserror::Error)]
-#[error("bad clock {0:?}: expected replay:<RFC 3339 time>@<unix seconds>*<rate above 0>, as in replay:2013-05-01T04:00:00Z@1700000000*900")]
-pub struct ClockError(String);
+#[error(
+    "bad clock {0:?}: expected replay:<RFC 3339 time>@<unix seconds>*<rate above 0>, as in replay:2013-05-01T04:00:00Z@1700000000*900"
+)]
+pub(crate) struct ClockError(String);
 
 impl Clock {
     /// The wall clock.
-    pub fn wall() -> Self {
+    pub(crate) fn wall() -> Self {
         Clock { replay: None }
     }
 
     /// Reads `wall`, or `replay:<T0>@<W0>*<rate>`: at wall time `w` (seconds since 1970) it is `T0 + (w - W0) * rate`.
-    pub fn parse(spec: &str) -> Result<Self, ClockError> {
+    pub(crate) fn parse(spec: &str) -> Result<Self, ClockError> {
         if spec == "wall" {
             return Ok(Self::wall());
         }
@@ -47,21 +49,24 @@ impl Clock {
     }
 
     /// The time now.
-    pub fn now(&self) -> DateTime<Utc> {
+    pub(crate) fn now(&self) -> DateTime<Utc> {
         self.at(SystemTime::now())
     }
 
     /// The time at a moment of the wall clock.
-    pub fn at(&self, wall: SystemTime) -> DateTime<Utc> {
+    pub(crate) fn at(&self, wall: SystemTime) -> DateTime<Utc> {
         let Some(replay) = &self.replay else { return wall.into() };
         let wall = wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let passed = (wall - replay.wall_start) * replay.rate * 1e6;
         // Saturates far outside what chrono can hold, where no trace is.
-        replay.trace_start.checked_add_signed(TimeDelta::microseconds(passed as i64)).unwrap_or(replay.trace_start)
+        replay
+            .trace_start
+            .checked_add_signed(TimeDelta::microseconds(passed as i64))
+            .unwrap_or(replay.trace_start)
     }
 
     /// How long to wait, in real time, until it is `moment` on this clock; zero if that has passed.
-    pub fn until(&self, moment: DateTime<Utc>) -> Duration {
+    pub(crate) fn until(&self, moment: DateTime<Utc>) -> Duration {
         let ahead = (moment - self.now()).to_std().unwrap_or_default();
         match &self.replay {
             Some(replay) => ahead.div_f64(replay.rate),
@@ -94,8 +99,16 @@ mod tests {
 
     #[test]
     fn refuses_what_is_not_a_clock() {
-        for spec in ["", "sun", "replay:", "replay:x@1*1", "replay:2013-05-01T04:00:00Z@1*0", "replay:2013-05-01T04:00:00Z@1*-2",
-            "replay:2013-05-01T04:00:00Z@nan*1", "replay:2013-05-01T04:00:00Z@1"] {
+        for spec in [
+            "",
+            "sun",
+            "replay:",
+            "replay:x@1*1",
+            "replay:2013-05-01T04:00:00Z@1*0",
+            "replay:2013-05-01T04:00:00Z@1*-2",
+            "replay:2013-05-01T04:00:00Z@nan*1",
+            "replay:2013-05-01T04:00:00Z@1",
+        ] {
             assert!(Clock::parse(spec).is_err(), "{spec:?}");
         }
         assert_eq!(Clock::parse("wall").unwrap(), Clock::wall());

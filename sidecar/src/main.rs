@@ -1,8 +1,18 @@
 //! `foreshard`: the edge sidecar (`serve`), the predictive analytics engine (`plan`) and their tools.
 
 mod clock;
+mod config;
+mod doctor;
+mod feed;
+mod fetch;
+mod http;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
 
 /// Rows next to the edge function before it runs, never stale.
 #[derive(Parser)]
@@ -13,8 +23,64 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Command {}
+enum Command {
+    /// The edge sidecar: prefetches what schedules ask for and serves shards to functions
+    Serve(serve::ServeArgs),
+    /// Checks an origin and says what to fix
+    Doctor(doctor::DoctorArgs),
+    /// Validates a configuration file, or lists every setting
+    Check {
+        /// The file
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+}
 
-fn main() {
-    match Cli::parse().command {}
+/// What BSD's sysexits calls a usage error: the configuration is at fault.
+const EX_USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // The replication library reports every acknowledgement at the level of the day's events.
+    let levels =
+        EnvFilter::try_from_env("FORESHARD_LOG").unwrap_or_else(|_| EnvFilter::new("info,pg_walstream=warn"));
+    tracing_subscriber::fmt().with_env_filter(levels).with_writer(std::io::stderr).with_ansi(false).init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.into()),
+    };
+    let result = runtime.block_on(async {
+        match cli.command {
+            Command::Serve(args) => serve::run(args).await,
+            Command::Doctor(args) => doctor::run(args).await,
+            Command::Check { config } => check(config),
+        }
+    });
+    // A task that is blocked in the replication library must not keep the process.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    if error.is::<config::Mistakes>() {
+        eprintln!("{error}");
+        return ExitCode::from(EX_USAGE);
+    }
+    eprintln!("foreshard: {error:#}");
+    ExitCode::FAILURE
+}
+
+fn check(file: Option<PathBuf>) -> anyhow::Result<()> {
+    let Some(file) = file else {
+        for setting in config::SETTINGS {
+            println!("{:<22} {:<16} {}", setting.name, setting.default, setting.help);
+        }
+        return Ok(());
+    };
+    config::Config::load(Some(&file), std::env::vars(), &[])?;
+    println!("{}: valid", file.display());
+    Ok(())
 }

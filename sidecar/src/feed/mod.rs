@@ -1,0 +1,111 @@
+//! Follows the change stream: creates or resumes the slot, hands every frame to the core, acknowledges what is applied.
+
+mod replication;
+mod slot;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use foreshard_protocol::{Frame, Lsn, decode};
+use rand::Rng;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use crate::config::Config;
+use crate::fetch::OriginError;
+use crate::serve::Shared;
+use replication::{Message, Replication};
+
+/// Nothing at all from the origin for this long, although it was asked: the connection is taken for dead.
+const SILENCE: Duration = Duration::from_secs(20);
+/// How often the position is acknowledged while frames flow.
+const ACKNOWLEDGE_EVERY: Duration = Duration::from_millis(500);
+
+/// Follows the stream until the edge is dropped; every loss of the connection is followed by another attempt.
+pub(crate) async fn run(config: Arc<Config>, shared: Arc<Shared>) -> anyhow::Result<()> {
+    let mut attempt = 0_u32;
+    let mut acknowledged = Lsn::ZERO;
+    loop {
+        let connected = Instant::now();
+        let error = match follow(&config, &shared, &mut acknowledged).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        if connected.elapsed() > Duration::from_secs(10) {
+            attempt = 0;
+        }
+        let words = format!("{error:#}");
+        tracing::warn!(error = words, attempt, "the change stream is interrupted");
+        shared.set_trouble(Some(words));
+        // Full jitter, so that edges that lost the same origin do not return together.
+        let most = 100 * 2_u64.pow(attempt.min(6));
+        let pause = rand::rng().random_range(most / 4..=most);
+        sleep(Duration::from_millis(pause)).await;
+        attempt += 1;
+    }
+}
+
+async fn follow(config: &Arc<Config>, shared: &Arc<Shared>, acknowledged: &mut Lsn) -> anyhow::Result<()> {
+    let slot = slot::prepare(config, *acknowledged).await?;
+    let mut stream = Replication::start(config, &slot.name, slot.create).await?;
+    let start = stream.created_at.unwrap_or(slot.confirmed);
+    let continues = slot.continues && stream.created_at.is_none();
+    tracing::info!(slot = slot.name, %start, continues, "following the change stream");
+    Shared::count(&shared.stream_connects, 1);
+    shared.set_trouble(None);
+    shared.with(|core, now| core.stream_started(now, start, continues));
+    if !continues {
+        *acknowledged = start;
+    }
+    let mut acknowledge = interval(ACKNOWLEDGE_EVERY);
+    acknowledge.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut heard = Instant::now();
+    loop {
+        let mut ask = false;
+        tokio::select! {
+            message = stream.next() => {
+                heard = Instant::now();
+                let mut next = Some(message?);
+                while let Some(message) = next {
+                    ask |= apply(shared, message)?;
+                    next = stream.buffered()?;
+                }
+                if shared.look(|core, _| core.definitions().edge_dropped()) {
+                    return Ok(());
+                }
+                if !ask { continue }
+                ask = false;
+            }
+            () = shared.ask_for_progress.notified() => ask = true,
+            _ = acknowledge.tick() => {
+                anyhow::ensure!(heard.elapsed() < SILENCE, "no sign of life from the origin for {SILENCE:?}");
+                ask = heard.elapsed() > ACKNOWLEDGE_EVERY;
+            }
+        }
+        let (applied, flushed) = shared.look(|core, _| (core.applied(), core.acknowledged()));
+        let sent = stream.acknowledge(applied, flushed, ask);
+        timeout(config.connect_timeout, sent).await.context("the origin takes no acknowledgements")??;
+        *acknowledged = flushed.max(*acknowledged);
+    }
+}
+
+/// Hands one message to the core. True if the origin wants an acknowledgement.
+fn apply(shared: &Shared, message: Message) -> anyhow::Result<bool> {
+    match message {
+        Message::Data(bytes) => {
+            let frame: Frame =
+                decode(&bytes).context("the change stream holds something else than frames")?;
+            shared.with(|core, now| core.frame(now, frame));
+            Ok(false)
+        }
+        Message::Position { lsn, reply } => {
+            shared.with(|core, now| core.position(now, lsn));
+            Ok(reply)
+        }
+    }
+}
+
+/// Checks once that the origin can be used at all: a mistake that waiting does not mend is an error.
+pub(crate) async fn preflight(config: &Config) -> Result<(), OriginError> {
+    slot::check(config).await
+}

@@ -1,0 +1,151 @@
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, NoTls, Statement};
+
+use crate::config::Config;
+
+/// A connection for fetches that is opened when first needed and again after it broke.
+pub(crate) struct Origin {
+    config: tokio_postgres::Config,
+    connect_timeout: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    open: Option<Arc<Open>>,
+    failed: Option<(Instant, OriginError)>,
+}
+
+/// An open connection with the fetch statement prepared.
+pub(crate) struct Open {
+    pub(crate) client: Client,
+    pub(crate) fetch: Statement,
+}
+
+/// After a failed attempt to connect, everyone is told so for this long without another attempt.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(250);
+
+/// Why the origin could not be used, in words without values or credentials.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct OriginError {
+    pub(crate) message: String,
+    /// Trying again will not help before somebody changes something.
+    pub(crate) permanent: bool,
+}
+
+impl OriginError {
+    pub(crate) fn of(error: &tokio_postgres::Error) -> Self {
+        let Some(db) = error.as_db_error() else {
+            let source =
+                std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
+            return OriginError {
+                message: format!("origin out of reach: {error}{source}"),
+                permanent: false,
+            };
+        };
+        let code = db.code();
+        let permanent = [
+            SqlState::INVALID_PASSWORD,
+            SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+            SqlState::INVALID_CATALOG_NAME,
+            SqlState::INSUFFICIENT_PRIVILEGE,
+            SqlState::UNDEFINED_FUNCTION,
+            SqlState::UNDEFINED_TABLE,
+            SqlState::INVALID_SCHEMA_NAME,
+            SqlState::UNDEFINED_OBJECT,
+            SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+        ];
+        let mend = if *code == SqlState::INVALID_PASSWORD {
+            "; check the password in --origin"
+        } else if [SqlState::UNDEFINED_FUNCTION, SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME]
+            .contains(code)
+        {
+            "; run CREATE EXTENSION foreshard in this database"
+        } else {
+            ""
+        };
+        let hint = db.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+        let message = format!("origin: {} [{}]{hint}{mend}", db.message(), code.code());
+        OriginError { message, permanent: permanent.contains(code) }
+    }
+}
+
+impl Origin {
+    pub(crate) fn new(config: &Config, purpose: &str) -> Self {
+        let mut origin = config.origin.clone();
+        origin.application_name(format!("foreshard {} {purpose}", config.edge));
+        Origin { config: origin, connect_timeout: config.connect_timeout, state: Mutex::default() }
+    }
+
+    pub(crate) async fn get(&self) -> Result<Arc<Open>, OriginError> {
+        let mut state = self.state.lock().await;
+        if let Some(open) = state.open.as_ref().filter(|open| !open.client.is_closed()) {
+            return Ok(open.clone());
+        }
+        if let Some((at, error)) = &state.failed
+            && at.elapsed() < PAUSE_AFTER_FAILURE
+        {
+            return Err(error.clone());
+        }
+        match self.open().await {
+            Ok(open) => {
+                *state = State { open: Some(open.clone()), failed: None };
+                Ok(open)
+            }
+            Err(error) => {
+                *state = State { open: None, failed: Some((Instant::now(), error.clone())) };
+                Err(error)
+            }
+        }
+    }
+
+    async fn open(&self) -> Result<Arc<Open>, OriginError> {
+        let client = connect(&self.config, self.connect_timeout).await?;
+        let statement = client.prepare("SELECT part FROM foreshard.fetch($1, $2) AS part");
+        let fetch = timeout(self.connect_timeout, statement).await.map_err(|_| slow())?;
+        Ok(Arc::new(Open { fetch: fetch.map_err(|error| OriginError::of(&error))?, client }))
+    }
+
+    /// The connection does not answer: the next user opens another one.
+    pub(crate) async fn forget(&self) {
+        self.state.lock().await.open = None;
+    }
+}
+
+fn slow() -> OriginError {
+    OriginError { message: "origin out of reach: no answer in time".into(), permanent: false }
+}
+
+/// Opens a connection; the task that drives it ends with the client.
+pub(crate) async fn connect(
+    config: &tokio_postgres::Config,
+    within: Duration,
+) -> Result<Client, OriginError> {
+    let mut config = config.clone();
+    config.connect_timeout(within).keepalives_idle(Duration::from_secs(10));
+    let connecting = timeout(within, config.connect(NoTls)).await.map_err(|_| slow())?;
+    let (client, connection) = connecting.map_err(|error| OriginError::of(&error))?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection to the origin ended");
+        }
+    });
+    Ok(client)
+}
+
+/// One row, within a time.
+pub(crate) async fn one_row(
+    client: &Client,
+    within: Duration,
+    query: &str,
+    parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+) -> Result<tokio_postgres::Row, OriginError> {
+    let row = timeout(within, client.query_one(query, parameters)).await.map_err(|_| slow())?;
+    row.map_err(|error| OriginError::of(&error))
+}

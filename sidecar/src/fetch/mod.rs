@@ -1,0 +1,123 @@
+//! Brings shard instances from the origin: each fetch is one statement, so one snapshot, over pipelined connections.
+
+mod connection;
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use foreshard_edge::{Fetched, FetchedInstance, FlightOrder};
+use foreshard_protocol::{FetchPart, decode};
+use futures_util::TryStreamExt;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+pub(crate) use connection::{Origin, OriginError, connect, one_row};
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use crate::config::Config;
+use crate::serve::Shared;
+
+/// Carries out the fetches that the core orders, until the sidecar ends.
+///
+/// Demand and prefetch have connections of their own, so that a request never queues behind a prefetch. The core
+/// bounds how many orders are under way.
+pub(crate) async fn run(
+    config: Arc<Config>,
+    shared: Arc<Shared>,
+    mut orders: mpsc::UnboundedReceiver<FlightOrder>,
+) {
+    let pool = |purpose: &str| -> Vec<Arc<Origin>> {
+        (0..config.fetch_connections).map(|_| Arc::new(Origin::new(&config, purpose))).collect()
+    };
+    let (demand, ahead) = (pool("demand"), pool("prefetch"));
+    let mut turn = 0_usize;
+    while let Some(order) = orders.recv().await {
+        turn = turn.wrapping_add(1);
+        let connections = if order.ahead_of_demand { &ahead } else { &demand };
+        let origin = connections[turn % connections.len()].clone();
+        let (config, shared) = (config.clone(), shared.clone());
+        tokio::spawn(async move {
+            if order.delay > 0 {
+                sleep(std::time::Duration::from_micros(order.delay)).await;
+            }
+            let result = match timeout(config.fetch_timeout, fetch(&origin, &config.edge, &order)).await {
+                Ok(result) => result,
+                Err(_) => {
+                    origin.forget().await;
+                    Err(anyhow::anyhow!("no answer from the origin within {:?}", config.fetch_timeout))
+                }
+            };
+            if let Err(error) = &result {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    instances = order.instances.len(),
+                    "a fetch failed"
+                );
+            }
+            let result = result.map_err(|error| format!("{error:#}"));
+            shared.with(|core, now| core.fetch_done(now, order.id, result));
+        });
+    }
+}
+
+async fn fetch(origin: &Origin, edge: &str, order: &FlightOrder) -> anyhow::Result<Fetched> {
+    let connection = origin.get().await?;
+    let instances: Vec<&str> = order.instances.iter().map(|instance| &**instance).collect();
+    let parameters: [&(dyn ToSql + Sync); 2] = [&edge, &instances];
+    let rows = connection.client.query_raw(&connection.fetch, parameters).await;
+    let mut rows = pin!(rows.map_err(|error| OriginError::of(&error))?);
+    let mut answer = Assembly::new(instances.len());
+    while let Some(row) = rows.try_next().await.map_err(|error| OriginError::of(&error))? {
+        answer.take(&row)?;
+    }
+    answer.finish()
+}
+
+/// Puts the messages of one fetch together.
+struct Assembly {
+    header: Option<foreshard_protocol::FetchHeader>,
+    instances: Vec<Option<Result<FetchedInstance, (foreshard_protocol::FetchFailure, String)>>>,
+}
+
+impl Assembly {
+    fn new(count: usize) -> Self {
+        Assembly { header: None, instances: (0..count).map(|_| None).collect() }
+    }
+
+    fn take(&mut self, row: &Row) -> anyhow::Result<()> {
+        let bytes: &[u8] = row.try_get(0).context("foreshard.fetch returned something else than bytea")?;
+        match decode::<FetchPart>(bytes)? {
+            FetchPart::Header(header) => self.header = Some(header),
+            FetchPart::Instance { index, canonical, columns, .. } => {
+                *self.slot(index)? = Some(Ok(FetchedInstance { canonical, columns, rows: Vec::new() }));
+            }
+            FetchPart::Rows { index, mut rows } => match self.slot(index)? {
+                Some(Ok(instance)) => instance.rows.append(&mut rows),
+                _ => bail!("rows before their instance"),
+            },
+            FetchPart::Failed { index, failure, message } => {
+                *self.slot(index)? = Some(Err((failure, message)))
+            }
+        }
+        Ok(())
+    }
+
+    fn slot(
+        &mut self,
+        index: u32,
+    ) -> anyhow::Result<&mut Option<Result<FetchedInstance, (foreshard_protocol::FetchFailure, String)>>>
+    {
+        self.instances.get_mut(index as usize).context("an instance that was not asked for")
+    }
+
+    fn finish(self) -> anyhow::Result<Fetched> {
+        let header = self.header.context("no header in the answer to a fetch")?;
+        let instances = self.instances.into_iter().collect::<Option<Vec<_>>>();
+        Ok(Fetched {
+            header,
+            instances: instances.context("an instance is missing in the answer to a fetch")?,
+        })
+    }
+}

@@ -1,0 +1,154 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::Response;
+use foreshard_edge::{EdgeCore, Refusal, Request, ServedFrom};
+use foreshard_protocol::{InstanceId, KeyPart};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::params::{CACHE_STATUS, FORESHARD_LSN, Format, SERVER_TIMING, min_lsn};
+use super::rows::cache_status;
+use super::{App, Problem};
+use crate::serve::Execution;
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Invocation {
+    #[serde(default)]
+    params: Map<String, Value>,
+}
+
+static COUNT: AtomicU64 = AtomicU64::new(0);
+
+/// `POST /v1/functions/{function_id}/invocations`
+pub(super) async fn post(
+    State(app): State<Arc<App>>,
+    Path(function): Path<String>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Problem> {
+    let started = Instant::now();
+    app.guard.admit(&headers, &function)?;
+    if Format::accepted(&headers)? != Format::Json {
+        return Err(Problem::not_acceptable());
+    }
+    let min_lsn = min_lsn(&headers)?;
+    let params = read(body, app.config.max_body)?;
+    let mut tables = Vec::new();
+    let asked = app.shared.request(|core| {
+        let instances = instances(core, &function, &params, &mut tables)?;
+        Ok::<_, Problem>(Request { function: function.clone(), instances, min_lsn })
+    });
+    let answer = asked.await??;
+    let invocation_id = format!("{}-{}", app.process, COUNT.fetch_add(1, Ordering::Relaxed));
+    let mut out = Vec::new();
+    out.extend_from_slice(
+        format!("{{\"invocation_id\":\"{invocation_id}\",\"lsn\":\"{}\",\"shards\":{{", answer.lsn)
+            .as_bytes(),
+    );
+    let mut worst = ServedFrom::Prefetch;
+    let mut shards = Vec::with_capacity(answer.parts.len());
+    for (i, part) in answer.parts.iter().enumerate() {
+        worst = worst.max(part.served_from);
+        let instance = part.copy.instance.to_string();
+        let shard = instance.parse::<InstanceId>().map(|id| id.shard).unwrap_or_default();
+        out.extend_from_slice(if i > 0 { b"," } else { b"" });
+        out.extend_from_slice(&serde_json::to_vec(&shard).unwrap_or_default());
+        out.extend_from_slice(b":{\"rows\":");
+        out.extend_from_slice(&part.copy.body().json);
+        out.extend_from_slice(format!(",\"served_from\":\"{}\"}}", part.served_from.as_str()).as_bytes());
+        shards.push(instance);
+    }
+    out.extend_from_slice(b"}}");
+    let wait = started.elapsed();
+    let execution = Execution {
+        function_id: function,
+        started_at: app.shared.clock.now().to_rfc3339(),
+        tables,
+        filters: params
+            .into_iter()
+            .map(|(name, value)| (name, text(&value).map_or(Value::Null, Value::from)))
+            .collect(),
+        shards,
+        served_from: worst.as_str(),
+        wait_us: wait.as_micros() as u64,
+        bytes: out.len() as u64,
+    };
+    app.logger.log(&app.shared, execution);
+    let mut response = Response::new(out.into());
+    let set = response.headers_mut();
+    set.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    set.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    set.insert(CACHE_STATUS, cache_status(worst));
+    let value = |text: String| HeaderValue::try_from(text).map_err(|_| Problem::from(Refusal::NotReady));
+    set.insert(FORESHARD_LSN, value(answer.lsn.to_string())?);
+    set.insert(SERVER_TIMING, value(format!("total;dur={:.3}", wait.as_secs_f64() * 1e3))?);
+    Ok(response)
+}
+
+fn read(body: Result<Bytes, BytesRejection>, max_body: usize) -> Result<Map<String, Value>, Problem> {
+    let body = body.map_err(|error| {
+        if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            Problem::too_large(format!("the body is larger than {max_body} bytes"))
+        } else {
+            Problem::bad_request("bad-body", "the body could not be read")
+        }
+    })?;
+    if body.trim_ascii().is_empty() {
+        return Ok(Map::new());
+    }
+    let shape = "expected {\"params\": {\"column\": value}} with strings, numbers, booleans or null";
+    let invocation: Invocation = serde_json::from_slice(&body)
+        .map_err(|_| Problem::bad_request("bad-body", format!("the body: {shape}")))?;
+    match invocation.params.iter().find(|(_, value)| value.is_array() || value.is_object()) {
+        Some((name, _)) => Err(Problem::bad_request("bad-body", format!("params.{name}: {shape}"))),
+        None => Ok(invocation.params),
+    }
+}
+
+/// All instances of the function for these parameters.
+fn instances(
+    core: &EdgeCore,
+    function: &str,
+    params: &Map<String, Value>,
+    tables: &mut Vec<String>,
+) -> Result<Vec<InstanceId>, Problem> {
+    if !core.definitions().ready() {
+        return Err(Refusal::NotReady.into());
+    }
+    let shards = core.definitions().shards_of(function).ok_or(Refusal::UnknownFunction)?;
+    let mut instances = Vec::with_capacity(shards.len());
+    for shard in shards {
+        let Some(def) = core.definitions().shard(shard) else {
+            return Err(Refusal::UnknownShard(shard.clone()).into());
+        };
+        let part = |column: &String| match params.get(column) {
+            Some(value) => Ok(KeyPart { column: column.clone(), value: text(value) }),
+            None => Err(Problem::bad_request(
+                "missing-key",
+                format!("params.{column} is missing: it is a key column of shard {shard:?}"),
+            )),
+        };
+        let key = def.key.iter().map(part).collect::<Result<_, _>>()?;
+        instances.push(InstanceId { shard: shard.clone(), key });
+        if !tables.contains(&def.source) {
+            tables.push(def.source.clone());
+        }
+    }
+    Ok(instances)
+}
+
+/// The text of a scalar; `None` for null.
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    }
+}

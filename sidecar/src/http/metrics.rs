@@ -1,0 +1,98 @@
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+use foreshard_edge::Stats;
+
+use super::App;
+
+/// A counter: name, meaning, samples as labels and value.
+type Counter = (&'static str, &'static str, Vec<(&'static str, u64)>);
+
+/// `GET /metrics`, in Prometheus' text format.
+pub(super) async fn get(State(app): State<Arc<App>>) -> impl IntoResponse {
+    let (stats, gauges, ready) =
+        app.shared.look(|core, now| (core.stats().clone(), core.gauges(now), core.is_ready(now)));
+    let mut out = String::new();
+    let shell = [
+        (
+            "executions_logged_total",
+            "executions written to the origin",
+            app.shared.executions_logged.load(Ordering::Relaxed),
+        ),
+        (
+            "executions_dropped_total",
+            "executions dropped because the buffer was full",
+            app.shared.executions_dropped.load(Ordering::Relaxed),
+        ),
+        (
+            "stream_connects_total",
+            "times the change stream was connected",
+            app.shared.stream_connects.load(Ordering::Relaxed),
+        ),
+    ];
+    let shell = shell.into_iter().map(|(name, help, value)| (name, help, vec![("", value)]));
+    for (name, help, samples) in counters(&stats).into_iter().chain(shell) {
+        // Writing to a String can't fail.
+        let _ = write!(out, "# HELP foreshard_{name} {help}\n# TYPE foreshard_{name} counter\n");
+        for (labels, value) in samples {
+            let _ = writeln!(out, "foreshard_{name}{labels} {value}");
+        }
+    }
+    for (name, value) in gauges.into_iter().chain([("ready", f64::from(u8::from(ready)))]) {
+        let _ = write!(out, "# TYPE foreshard_{name} gauge\nforeshard_{name} {value}\n");
+    }
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], out)
+}
+
+fn counters(stats: &Stats) -> Vec<Counter> {
+    let one = |value| vec![("", value)];
+    vec![
+        (
+            "served_total",
+            "shard copies served, by where they came from",
+            vec![
+                ("{from=\"prefetch\"}", stats.served_prefetch),
+                ("{from=\"reactive\"}", stats.served_reactive),
+                ("{from=\"origin\"}", stats.served_origin),
+            ],
+        ),
+        ("refused_total", "requests that waited in vain", one(stats.refused)),
+        ("frames_total", "stream frames applied", one(stats.frames)),
+        ("frames_repeated_total", "stream frames that had been applied before", one(stats.frames_repeated)),
+        ("invalidated_total", "copies dropped because the origin changed", one(stats.invalidated)),
+        (
+            "rejected_by_snapshot_total",
+            "fetched instances whose snapshot lacked a delivered transaction",
+            one(stats.rejected_by_snapshot),
+        ),
+        ("prefetch_bytes_total", "bytes of copies fetched ahead of demand", one(stats.prefetch_bytes)),
+        ("prefetch_copies_total", "copies fetched ahead of demand", one(stats.prefetch_copies)),
+        (
+            "prefetch_unused_bytes_total",
+            "bytes fetched ahead of demand that left the cache unused",
+            one(stats.prefetch_unused_bytes),
+        ),
+        ("demand_bytes_total", "bytes of copies fetched on demand", one(stats.demand_bytes)),
+        (
+            "fetches_total",
+            "fetches started",
+            vec![
+                ("{kind=\"prefetch\"}", stats.prefetch_fetches),
+                ("{kind=\"demand\"}", stats.demand_fetches),
+            ],
+        ),
+        ("fetch_errors_total", "fetches that failed as a whole", one(stats.fetch_errors)),
+        ("evicted_total", "copies dropped to stay within a byte budget", one(stats.evicted)),
+        ("schedules_total", "schedules received", one(stats.schedules)),
+        (
+            "schedule_entries_dropped_total",
+            "schedule entries dropped: low confidence, unknown or not readable",
+            one(stats.schedule_entries_dropped),
+        ),
+        ("resets_total", "times every copy was dropped because the stream lost its past", one(stats.resets)),
+    ]
+}

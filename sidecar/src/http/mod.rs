@@ -1,0 +1,52 @@
+//! What edge functions talk to.
+
+mod auth;
+mod invocations;
+mod metrics;
+mod openapi;
+mod params;
+mod problem;
+mod rows;
+mod status;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{get, post};
+
+use crate::config::Config;
+use crate::serve::{Logger, Shared};
+pub(crate) use auth::Guard;
+use problem::Problem;
+
+/// What every handler has.
+pub(crate) struct App {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) logger: Logger,
+    pub(crate) guard: Guard,
+    pub(crate) config: Arc<Config>,
+    /// Begins every invocation id of this process.
+    pub(crate) process: String,
+}
+
+/// The routes of INTERFACE: functions under `/v1`, operators beside it.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    let max_body = app.config.max_body;
+    Router::new()
+        .route("/v1/functions/{function_id}/shards/{shard}/rows", get(rows::get))
+        .route("/v1/functions/{function_id}/invocations", post(invocations::post))
+        .route("/v1/functions/{function_id}/shards", get(status::shards))
+        .route("/v1/schedule", get(status::schedule))
+        .route("/live", get(status::live))
+        .route("/ready", get(status::ready))
+        .route("/metrics", get(metrics::get))
+        .route("/openapi.json", get(openapi::get))
+        .route("/", get(status::page))
+        .fallback(async || {
+            Problem::not_found("there is nothing at this path; /openapi.json lists what there is")
+        })
+        .method_not_allowed_fallback(async || Problem::method())
+        .layer(DefaultBodyLimit::max(max_body))
+        .with_state(app)
+}

@@ -1,0 +1,104 @@
+//! What a request says in its headers.
+
+use axum::http::{HeaderMap, HeaderName, header};
+use foreshard_protocol::Lsn;
+
+use super::Problem;
+
+pub(crate) const FORESHARD_LSN: HeaderName = HeaderName::from_static("foreshard-lsn");
+pub(crate) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+const MIN_LSN: HeaderName = HeaderName::from_static("foreshard-min-lsn");
+
+/// How rows are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Json,
+    Ndjson,
+}
+
+impl Format {
+    pub(crate) fn content_type(self) -> &'static str {
+        match self {
+            Format::Json => "application/json",
+            Format::Ndjson => "application/x-ndjson",
+        }
+    }
+
+    /// The acceptable format with the highest weight; JSON where nothing is said.
+    pub(crate) fn accepted(headers: &HeaderMap) -> Result<Self, Problem> {
+        let mut best: Option<(Format, f32)> = None;
+        let mut said = false;
+        for value in headers.get_all(header::ACCEPT) {
+            for range in value.to_str().unwrap_or_default().split(',') {
+                let mut parts = range.split(';').map(str::trim);
+                let format = match parts.next().unwrap_or_default() {
+                    "" => continue,
+                    "*/*" | "application/*" | "application/json" => Some(Format::Json),
+                    "application/x-ndjson" => Some(Format::Ndjson),
+                    _ => None,
+                };
+                said = true;
+                let weight = parts.find_map(|part| part.strip_prefix("q=")?.parse().ok()).unwrap_or(1.0);
+                if let Some(format) = format
+                    && weight > best.map_or(0.0, |(_, best)| best)
+                {
+                    best = Some((format, weight));
+                }
+            }
+        }
+        match best {
+            Some((format, _)) => Ok(format),
+            None if said => Err(Problem::not_acceptable()),
+            None => Ok(Format::Json),
+        }
+    }
+}
+
+/// The position the answer must have reached.
+pub(crate) fn min_lsn(headers: &HeaderMap) -> Result<Option<Lsn>, Problem> {
+    let Some(value) = headers.get(MIN_LSN) else { return Ok(None) };
+    let lsn = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+    lsn.map(Some).ok_or_else(|| {
+        Problem::bad_request("bad-lsn", "Foreshard-Min-Lsn: expected two hexadecimal numbers as in 16/B374D848, from foreshard.commit_token()")
+    })
+}
+
+/// Whether the client holds this entity already.
+pub(crate) fn matches(headers: &HeaderMap, etag: &str) -> bool {
+    let tags = headers.get_all(header::IF_NONE_MATCH).into_iter().filter_map(|value| value.to_str().ok());
+    tags.flat_map(|value| value.split(','))
+        .map(str::trim)
+        .any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accept(text: &str) -> HeaderMap {
+        HeaderMap::from_iter([(header::ACCEPT, text.parse().unwrap())])
+    }
+
+    #[test]
+    fn formats() {
+        for (text, format) in [
+            ("application/json", Some(Format::Json)),
+            ("*/*", Some(Format::Json)),
+            ("application/x-ndjson, */*;q=0.1", Some(Format::Ndjson)),
+            ("application/x-ndjson;q=0.2, application/json;q=0.9", Some(Format::Json)),
+            ("text/html", None),
+            ("application/json;q=0", None),
+        ] {
+            assert_eq!(Format::accepted(&accept(text)).ok(), format, "{text}");
+        }
+        assert_eq!(Format::accepted(&HeaderMap::new()).ok(), Some(Format::Json));
+    }
+
+    #[test]
+    fn entity_tags() {
+        let headers = HeaderMap::from_iter([(header::IF_NONE_MATCH, "\"a\", W/\"b\"".parse().unwrap())]);
+        assert!(matches(&headers, "\"a\"") && matches(&headers, "\"b\"") && !matches(&headers, "\"c\""));
+        assert!(!matches(&HeaderMap::new(), "\"a\""));
+    }
+}

@@ -1,0 +1,153 @@
+//! Errors as RFC 9457 problem documents. Never a row's value, never a credential.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use foreshard_edge::Refusal;
+use foreshard_edge::rows::QueryError;
+use foreshard_protocol::FetchFailure;
+use serde::Serialize;
+
+/// An error answer.
+#[derive(Debug, Serialize)]
+pub(crate) struct Problem {
+    /// Stable name of the kind of error.
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    detail: String,
+    #[serde(skip)]
+    retry_after: Option<u32>,
+}
+
+impl Problem {
+    fn new(status: StatusCode, kind: &str, title: &'static str, detail: impl Into<String>) -> Self {
+        let r#type = format!("urn:foreshard:problem:{kind}");
+        Problem { r#type, title, status: status.as_u16(), detail: detail.into(), retry_after: None }
+    }
+
+    pub(crate) fn bad_request(kind: &str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, kind, "The request is malformed", detail)
+    }
+
+    pub(crate) fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not-found", "There is nothing here", detail)
+    }
+
+    pub(crate) fn method() -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method",
+            "The method is not allowed here",
+            "see /openapi.json",
+        )
+    }
+
+    pub(crate) fn unauthorized(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "A valid token is needed", detail)
+    }
+
+    pub(crate) fn forbidden(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", "The function may not read this", detail)
+    }
+
+    pub(crate) fn not_acceptable() -> Self {
+        let detail = "rows come as application/json or application/x-ndjson";
+        Self::new(StatusCode::NOT_ACCEPTABLE, "not-acceptable", "No such format", detail)
+    }
+
+    pub(crate) fn too_large(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Too large", detail)
+    }
+
+    fn unavailable(kind: &str, detail: impl Into<String>) -> Self {
+        let problem =
+            Self::new(StatusCode::SERVICE_UNAVAILABLE, kind, "No fresh answer can be given now", detail);
+        Problem { retry_after: Some(1), ..problem }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::UnknownFunction => Problem::new(
+                StatusCode::NOT_FOUND,
+                "unknown-function",
+                "No such function",
+                "no function of this name is mapped; run SELECT foreshard.map_function(function_id, shards)",
+            ),
+            Refusal::UnknownShard(shard) => Problem::new(
+                StatusCode::NOT_FOUND,
+                "unknown-shard",
+                "No such shard",
+                format!("no shard {shard:?} that any function reads"),
+            ),
+            Refusal::NotMapped(shard) => {
+                Problem::forbidden(format!("the function is not mapped to shard {shard:?}"))
+            }
+            Refusal::KeyMismatch { shard, key } => Problem::bad_request(
+                "missing-key",
+                format!("shard {shard:?} needs the key columns {}", key.join(", ")),
+            ),
+            Refusal::Failed { instance, failure, message } => failed(&instance, failure, &message),
+            Refusal::NotReady => {
+                Problem::unavailable("not-ready", "definitions are not loaded yet; see /ready")
+            }
+            Refusal::OriginUnavailable => Problem::unavailable(
+                "origin-unavailable",
+                "the origin is out of reach and nothing held is fresh enough",
+            ),
+            Refusal::TimedOut => {
+                Problem::unavailable("timed-out", "stream and origin did not get there in time")
+            }
+            Refusal::Overloaded => Problem::unavailable("overloaded", "too many requests are waiting"),
+        }
+    }
+}
+
+fn failed(instance: &str, failure: FetchFailure, message: &str) -> Problem {
+    match failure {
+        FetchFailure::UnknownShard => Refusal::UnknownShard(instance.to_owned()).into(),
+        FetchFailure::KeyMismatch => Problem::bad_request("missing-key", message),
+        FetchFailure::KeyType => {
+            Problem::bad_request("wrong-type", "a key value is not of its column's type")
+        }
+        FetchFailure::TooLarge => {
+            Problem::too_large("the shard instance is larger than the origin gives out at once")
+        }
+        FetchFailure::Broken => {
+            tracing::error!(instance, message, "a shard can't be read at the origin");
+            Problem::unavailable(
+                "broken-shard",
+                "the shard can't be read at the origin; SELECT * FROM foreshard.health() there says why",
+            )
+        }
+    }
+}
+
+impl From<QueryError> for Problem {
+    fn from(error: QueryError) -> Self {
+        let kind = match &error {
+            QueryError::WrongType(..) => "wrong-type",
+            QueryError::MissingKey(_) => "missing-key",
+            _ => "bad-filter",
+        };
+        Problem::bad_request(kind, error.to_string())
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = serde_json::to_vec(&self).unwrap_or_default();
+        let mut response = (status, body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}

@@ -1,0 +1,97 @@
+//! One connection to the origin for everything that is not rows: freshness, definitions, the execution log.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use foreshard_protocol::{CatalogSnapshot, Lsn, Snapshot, decode};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio_postgres::Client;
+
+use super::Shared;
+use super::log::Log;
+use crate::config::Config;
+use crate::fetch::{connect, one_row};
+
+/// Keeps the connection until the sidecar ends.
+pub(crate) async fn run(config: Arc<Config>, shared: Arc<Shared>, mut log: Log) {
+    let mut load = true;
+    loop {
+        let error = match connect(&config.origin, config.connect_timeout).await {
+            Ok(client) => converse(&config, &shared, &mut log, &client, &mut load).await,
+            Err(error) => error.into(),
+        };
+        tracing::debug!(error = format!("{error:#}"), "the control connection is interrupted");
+        let pause = sleep(Duration::from_millis(rand::random_range(100..400)));
+        // What functions report meanwhile is taken in, so that the bounded buffer decides what is dropped.
+        tokio::select! {
+            () = pause => {}
+            () = log.collect_forever() => {}
+        }
+    }
+}
+
+async fn converse(
+    config: &Config,
+    shared: &Shared,
+    log: &mut Log,
+    client: &Client,
+    load: &mut bool,
+) -> anyhow::Error {
+    let mut heartbeat = interval(config.heartbeat);
+    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ship = interval(config.log_interval);
+    ship.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut previous = Lsn::ZERO;
+    loop {
+        let step = tokio::select! {
+            _ = heartbeat.tick() => beat(config, shared, client, &mut previous).await,
+            () = shared.load_catalog.notified() => { *load = true; Ok(()) }
+            () = log.collect() => Ok(()),
+            _ = ship.tick() => log.ship(&config.edge, client, config.fetch_timeout, shared).await,
+        };
+        if let Err(error) = step {
+            return error;
+        }
+        // Definitions are read after the stream has started: what is committed later arrives on it.
+        let epoch = shared.look(|core, _| core.epoch());
+        if *load && epoch > 0 {
+            match catalog(config, client).await {
+                Ok(catalog) => {
+                    *load = false;
+                    let (functions, shards) = (catalog.mappings.len(), catalog.shards.len());
+                    tracing::info!(
+                        functions,
+                        shards,
+                        schedules = catalog.schedules.len(),
+                        "definitions loaded"
+                    );
+                    shared.with(|core, now| core.catalog_loaded(now, epoch, catalog));
+                }
+                Err(error) => return error,
+            }
+        }
+    }
+}
+
+/// Asks the origin what it has flushed and what readers see; makes the stream move if it stands still behind that.
+async fn beat(config: &Config, shared: &Shared, client: &Client, previous: &mut Lsn) -> anyhow::Result<()> {
+    let asked_at = shared.mono();
+    let query = "SELECT pg_catalog.pg_current_snapshot()::text, pg_catalog.pg_current_wal_flush_lsn()::text";
+    let row = one_row(client, config.connect_timeout, query, &[]).await?;
+    let snapshot: Snapshot = row.get::<_, String>(0).parse()?;
+    let flushed: Lsn = row.get::<_, String>(1).parse()?;
+    shared.with(|core, now| core.origin_state(now, asked_at, flushed, &snapshot));
+    let applied = shared.look(|core, _| core.applied());
+    if applied < flushed && applied == *previous {
+        // The flush position can lie inside a record whose rest nobody flushes; a record behind it ends that.
+        one_row(client, config.connect_timeout, "SELECT foreshard.nudge($1)::text", &[&config.edge]).await?;
+    }
+    *previous = applied;
+    Ok(())
+}
+
+async fn catalog(config: &Config, client: &Client) -> anyhow::Result<CatalogSnapshot> {
+    let row =
+        one_row(client, config.fetch_timeout, "SELECT foreshard.edge_catalog($1)", &[&config.edge]).await?;
+    Ok(decode(row.try_get(0)?)?)
+}

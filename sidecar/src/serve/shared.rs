@@ -1,0 +1,160 @@
+//! The core behind one lock, and the channels through which its decisions reach the tasks that carry them out.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use foreshard_edge::{Action, Answer, EdgeCore, FlightOrder, Now, Refusal, Reply, Request, RequestId};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::clock::Clock;
+
+/// State of one sidecar.
+pub(crate) struct Shared {
+    inner: Mutex<Inner>,
+    started: Instant,
+    pub(crate) clock: Clock,
+    fetches: mpsc::UnboundedSender<FlightOrder>,
+    /// The feed is asked to find out how far the stream is.
+    pub(crate) ask_for_progress: Notify,
+    /// The definitions have to be loaded.
+    pub(crate) load_catalog: Notify,
+    /// Why the sidecar is not ready, in words for the operator.
+    trouble: Mutex<Option<String>>,
+    /// Executions dropped because the buffer was full.
+    pub(crate) executions_dropped: AtomicU64,
+    /// Executions written to the origin.
+    pub(crate) executions_logged: AtomicU64,
+    /// Times the stream was connected.
+    pub(crate) stream_connects: AtomicU64,
+}
+
+struct Inner {
+    core: EdgeCore,
+    waiting: HashMap<RequestId, oneshot::Sender<Result<Answer, Refusal>>>,
+}
+
+impl Shared {
+    pub(crate) fn new(core: EdgeCore, clock: Clock, fetches: mpsc::UnboundedSender<FlightOrder>) -> Self {
+        Shared {
+            inner: Mutex::new(Inner { core, waiting: HashMap::new() }),
+            started: Instant::now(),
+            clock,
+            fetches,
+            ask_for_progress: Notify::new(),
+            load_catalog: Notify::new(),
+            trouble: Mutex::new(Some("starting".into())),
+            executions_dropped: AtomicU64::new(0),
+            executions_logged: AtomicU64::new(0),
+            stream_connects: AtomicU64::new(0),
+        }
+    }
+
+    /// Microseconds since the sidecar started.
+    pub(crate) fn mono(&self) -> u64 {
+        self.started.elapsed().as_micros() as u64
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        Now { mono: self.mono(), trace: self.clock.now().timestamp_micros() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // The core keeps no half-done state across a call that panics: every entry point finishes its bookkeeping
+        // before it returns, and a panic is a bug that tests look for. Serving on is better than every answer failing.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs something on the core and carries out what it decided.
+    pub(crate) fn with<T>(&self, act: impl FnOnce(&mut EdgeCore, Now) -> T) -> T {
+        let mut inner = self.lock();
+        let now = self.now();
+        let result = act(&mut inner.core, now);
+        self.carry_out(&mut inner);
+        result
+    }
+
+    /// Looks at the core without changing it.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&EdgeCore, Now) -> T) -> T {
+        let inner = self.lock();
+        look(&inner.core, self.now())
+    }
+
+    /// Asks for an answer; `prepare` builds the request under the same lock, from the definitions in force.
+    pub(crate) async fn request<E>(
+        &self,
+        prepare: impl FnOnce(&EdgeCore) -> Result<Request, E>,
+    ) -> Result<Result<Answer, Refusal>, E> {
+        let (id, receiver) = {
+            let mut inner = self.lock();
+            let request = prepare(&inner.core)?;
+            let now = self.now();
+            let reply = inner.core.request(now, request);
+            let waiting = match reply {
+                Reply::Done(result) => Err(result),
+                Reply::Waiting(id) => {
+                    let (sender, receiver) = oneshot::channel();
+                    inner.waiting.insert(id, sender);
+                    Ok((id, receiver))
+                }
+            };
+            self.carry_out(&mut inner);
+            match waiting {
+                Err(result) => return Ok(result),
+                Ok(waiting) => waiting,
+            }
+        };
+        let mut guard = CancelOnDrop { shared: self, id, armed: true };
+        let result = receiver.await.unwrap_or(Err(Refusal::NotReady));
+        guard.armed = false;
+        Ok(result)
+    }
+
+    fn carry_out(&self, inner: &mut Inner) {
+        for action in inner.core.take_actions() {
+            match action {
+                // The receiver ends only when the sidecar does.
+                Action::Fetch(order) => drop(self.fetches.send(order)),
+                Action::Reply(id, result) => {
+                    if let Some(sender) = inner.waiting.remove(&id) {
+                        // The client may have gone.
+                        let _ = sender.send(result);
+                    }
+                }
+                Action::AskForProgress => self.ask_for_progress.notify_one(),
+                Action::LoadCatalog => self.load_catalog.notify_one(),
+            }
+        }
+    }
+
+    /// Notes why the sidecar is not ready; `None` when the stream is followed.
+    pub(crate) fn set_trouble(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn count(counter: &AtomicU64, by: u64) {
+        counter.fetch_add(by, Ordering::Relaxed);
+    }
+}
+
+/// A client that goes away takes its request with it.
+struct CancelOnDrop<'a> {
+    shared: &'a Shared,
+    id: RequestId,
+    armed: bool,
+}
+
+impl Drop for CancelOnDrop<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            let mut inner = self.shared.lock();
+            inner.waiting.remove(&self.id);
+            inner.core.cancel(self.id);
+        }
+    }
+}
