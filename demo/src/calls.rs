@@ -160,3 +160,52 @@ fn around(flight: &Flight, calls: &mut Vec<Call>) {
     call(-15, 3, 8, format!("gate-weather:{origin}"), Request::Rows { shard, filters });
     call(2, 1, 9, format!("ops:{carrier}"), invoke(&[("origin", origin), ("carrier", carrier)]));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flight() -> Flight {
+        Flight {
+            id: 7,
+            date: chrono::NaiveDate::default(),
+            carrier: "UA".into(),
+            number: 1545,
+            origin: "EWR".into(),
+            dest: "IAH".into(),
+            tail: Some("N14228".into()),
+            sched_dep: DateTime::UNIX_EPOCH,
+            dep_delay: Some(2),
+            sched_arr_time: 830,
+            arr_delay: None,
+            air_time: None,
+            distance: 1400,
+        }
+    }
+
+    #[test]
+    fn instances_are_named_as_the_interface_names_them() {
+        let calls = calls([&flight()]);
+        let of = |function: &str| {
+            let call = calls.iter().find(|call| call.function == function).expect("the call is made");
+            call.instances().into_iter().map(|(_, id)| id).collect::<Vec<_>>()
+        };
+        assert_eq!(of("board:IAH"), ["departures?origin=EWR&dest=IAH", "airlines"]);
+        assert_eq!(
+            of("crew:IAH"),
+            ["departures?origin=EWR&dest=IAH", "destination?faa=IAH", "weather_today?origin=EWR"]
+        );
+        assert_eq!(of("checkin:UA"), ["counter?origin=EWR&carrier=UA&dest=IAH", "airlines"]);
+        assert_eq!(of("aircraft-card"), ["planes"]);
+    }
+
+    #[test]
+    fn a_cancelled_flight_has_no_crew_and_no_push_back() {
+        let cancelled = Flight { dep_delay: None, tail: None, ..flight() };
+        let functions: Vec<String> = calls([&cancelled]).into_iter().map(|call| call.function).collect();
+        assert!(
+            functions.iter().all(|function| ["checkin:UA", "board:IAH", "lobby"].contains(&&**function)),
+            "{functions:?}"
+        );
+    }
+}

@@ -197,3 +197,46 @@ impl Names {
         name
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_extract_is_the_whole_year() -> Result<()> {
+        let data = Data::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("data"))?;
+        let counts = [
+            data.flights.len(),
+            data.weather.len(),
+            data.planes.len(),
+            data.airports.len(),
+            data.airlines.len(),
+        ];
+        assert_eq!(counts, [336_776, 26_115, 3_322, 1_458, 16]);
+
+        let first = &data.flights[0];
+        assert_eq!((&*first.carrier, first.number, &*first.origin, &*first.dest), ("UA", 1545, "EWR", "IAH"));
+        assert_eq!(
+            first.sched_dep.to_rfc3339(),
+            "2013-01-01T10:15:00+00:00",
+            "05:15 in New York, winter time"
+        );
+        assert_eq!(first.dep_delay, Some(2));
+        let cancelled = data.flights.iter().filter(|flight| flight.dep_delay.is_none()).count();
+        assert_eq!(cancelled, 8_255);
+        Ok(())
+    }
+
+    #[test]
+    fn the_hour_that_comes_twice_is_two_instants() -> Result<()> {
+        let fall = NaiveDate::from_ymd_opt(2013, 11, 3).context("a date")?;
+        let twice: Vec<String> = instants(fall, 1, 0)?.iter().map(DateTime::to_rfc3339).collect();
+        assert_eq!(twice, ["2013-11-03T05:00:00+00:00", "2013-11-03T06:00:00+00:00"]);
+        assert_eq!(
+            instants(fall, 24, 0)?[0].to_rfc3339(),
+            "2013-11-04T05:00:00+00:00",
+            "midnight is the next day's"
+        );
+        Ok(())
+    }
+}

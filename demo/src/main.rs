@@ -17,6 +17,9 @@ mod verdicts;
 mod views;
 mod writer;
 
+#[cfg(test)]
+mod record_test;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

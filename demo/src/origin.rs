@@ -21,7 +21,7 @@ const FIRST_SCHEDULE_WITHIN: Duration = Duration::from_secs(60);
 
 /// A cluster with the extension created in it.
 pub(crate) async fn start(pg_config: &Path) -> Result<Cluster> {
-    let options = ClusterOptions::on(Server::stage(pg_config)?)
+    let options = ClusterOptions::on(Server::prepared(pg_config)?)
         .setting("shared_buffers", "256MB")
         .setting("max_wal_size", "4GB");
     let cluster = options.start().await?;

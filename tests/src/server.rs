@@ -29,16 +29,18 @@ pub struct Server {
 }
 
 impl Server {
-    /// The server that tests use: `FORESHARD_SERVER` if a runner staged one, else one staged now from
-    /// `FORESHARD_PG_CONFIG` (default: Debian's PostgreSQL 15).
+    /// The server that tests use: [`prepared`](Self::prepared) from `FORESHARD_PG_CONFIG` (default: Debian's PostgreSQL 15).
     pub fn for_tests() -> Result<Self> {
+        let pg_config =
+            std::env::var_os("FORESHARD_PG_CONFIG").map_or(DEFAULT_PG_CONFIG.into(), PathBuf::from);
+        Self::prepared(&pg_config)
+    }
+
+    /// The server in `FORESHARD_SERVER` if a runner staged one, else one staged now.
+    pub fn prepared(pg_config: &Path) -> Result<Self> {
         match std::env::var_os("FORESHARD_SERVER") {
             Some(root) => Self::open(Path::new(&root)),
-            None => {
-                let pg_config =
-                    std::env::var_os("FORESHARD_PG_CONFIG").map_or(DEFAULT_PG_CONFIG.into(), PathBuf::from);
-                Self::stage(&pg_config)
-            }
+            None => Self::stage(pg_config),
         }
     }
 
