@@ -81,14 +81,14 @@ impl Call {
         tables
     }
 
-    /// The values it filters by.
+    /// The parameters of the request, as a sidecar logs them.
     pub(crate) fn filters(&self) -> serde_json::Map<String, serde_json::Value> {
         match &self.request {
             Request::Invoke(params) => {
                 params.iter().map(|(name, value)| ((*name).into(), (**value).into())).collect()
             }
             Request::Rows { filters, .. } => {
-                filters.iter().map(|(name, value)| ((*name).into(), value.as_str().into())).collect()
+                filters.iter().map(|(name, value)| ((*name).into(), format!("eq.{value}").into())).collect()
             }
         }
     }

@@ -84,7 +84,8 @@ async fn sidecar(cluster: &Cluster, clock: &Clock, name: &str, run: Run) -> Resu
     let direct = cluster.url_of(&role, &role, "postgres");
     let mut options = SidecarOptions::new(&edge_name(name, run), &link.url(&direct, cluster.port()));
     options.unix_socket = false;
-    options = options.args(&["--clock", &clock.to_flag()]);
+    let config = concat!(env!("CARGO_MANIFEST_DIR"), "/edge.toml");
+    options = options.args(&["--config", config, "--clock", &clock.to_flag()]);
     if run == Run::Reactive {
         options = options.args(&["--prefetch", "off"]);
     }

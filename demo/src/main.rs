@@ -47,9 +47,9 @@ const LEARN_DAYS: i64 = 42;
 /// New York hour at which the replay starts: two hours before the first departure.
 const FIRST_HOUR: u32 = 3;
 
-/// Trace time between rounds of the planner, and how far ahead a round plans, seconds.
-const PLAN_EVERY: &str = "300";
-const PLAN_WINDOW: &str = "1800";
+/// Settings of the planner, in seconds of trace time: a round each 300 (a third of a real second) for the next half hour,
+/// and what a fetch over the link takes.
+const PLAN: [&str; 6] = ["--every", "300", "--window", "1800", "--publish-lead", "120"];
 
 /// Real flights replayed against three edges.
 #[derive(Debug, Parser)]
@@ -116,8 +116,8 @@ async fn demo(arguments: &Arguments) -> Result<bool> {
     origin::health(&db).await?;
 
     let clock = Clock::starting_in(Duration::from_secs(arguments.lead), start, arguments.rate)?;
-    let plan = ["--clock", &clock.to_flag(), "--every", PLAN_EVERY, "--window", PLAN_WINDOW];
-    let mut planner = Planner::spawn(&cluster.url(), &plan)?;
+    let flag = clock.to_flag();
+    let mut planner = Planner::spawn(&cluster.url(), &[&["--clock", &flag], &PLAN[..]].concat())?;
     let edges = Arc::new(edges::start(&cluster, &clock).await?);
     steps.done(&format!("six sidecars follow the stream, {} ms away each way", edges::ONE_WAY.as_millis()));
     origin::first_schedules(&db, &mut planner).await?;
