@@ -1,11 +1,13 @@
 //! `foreshard`: the edge sidecar (`serve`), the predictive analytics engine (`plan`) and their tools.
 
+mod backtest;
 mod clock;
 mod config;
 mod doctor;
 mod feed;
 mod fetch;
 mod http;
+mod plan;
 mod serve;
 
 use std::path::PathBuf;
@@ -26,6 +28,10 @@ struct Cli {
 enum Command {
     /// The edge sidecar: prefetches what schedules ask for and serves shards to functions
     Serve(serve::ServeArgs),
+    /// The predictive analytics engine: learns from the execution log and publishes prefetch schedules
+    Plan(plan::PlanArgs),
+    /// Replays a trace of invocations through the models and scores what they predict
+    Backtest(backtest::BacktestArgs),
     /// Checks an origin and says what to fix
     Doctor(doctor::DoctorArgs),
     /// Validates a configuration file, or lists every setting
@@ -52,6 +58,8 @@ fn main() -> ExitCode {
     let result = runtime.block_on(async {
         match cli.command {
             Command::Serve(args) => serve::run(args).await,
+            Command::Plan(args) => plan::run(args).await,
+            Command::Backtest(args) => backtest::run(args),
             Command::Doctor(args) => doctor::run(args).await,
             Command::Check { config } => check(config),
         }

@@ -75,6 +75,8 @@ const ASLEEP: f32 = 1e-4;
 const UNSEEN_FOR: i64 = 14 * 1440;
 /// A jump of the clock by more than this leaves no prediction waiting for its outcome.
 const JUMP: i64 = 2 * SPAN;
+/// Minutes beyond this are no time at all (two million years).
+const FAR: i64 = 1 << 40;
 const LONGEST_NAME: usize = 1024;
 const MOST_INSTANCES: usize = 256;
 /// A younger history than this also asks the other edges.
@@ -140,8 +142,7 @@ impl Engine {
 
     /// Sets local time minus UTC (minutes) of an edge, from now on; makes the edge known. Ignored for an edge too many.
     pub fn set_utc_offset(&mut self, edge: &str, minutes: i32) {
-        let now = self.clock.unwrap_or(i64::MIN);
-        if let Some(e) = self.registry.edge(edge, now) {
+        if let Some(e) = self.registry.edge(edge) {
             self.registry.edges[e as usize].offset = i64::from(minutes.clamp(-24 * 60, 24 * 60));
         }
     }
@@ -149,11 +150,15 @@ impl Engine {
     /// Adds invocations to the history. Those of minutes that were ticked already (a log that arrives late) still
     /// complete the picture of the past.
     pub fn observe<S: AsRef<str>>(&mut self, i: &Invocation<'_, S>) -> Observed {
+        if !(-FAR..=FAR).contains(&i.minute) {
+            self.counters.future += u64::from(i.calls.max(1));
+            return Observed::Future;
+        }
         let clock = match self.clock {
             Some(c) => c,
             None => {
                 self.started = i.minute;
-                *self.clock.insert(i.minute.saturating_sub(1))
+                *self.clock.insert(i.minute - 1)
             }
         };
         let observed = if i.minute > clock.saturating_add(1440) {
@@ -176,7 +181,9 @@ impl Engine {
     }
 
     fn record<S: AsRef<str>>(&mut self, i: &Invocation<'_, S>) -> Observed {
-        let Some(edge) = self.registry.edge(i.edge, i.minute) else { return Observed::Refused };
+        let Some(edge) = self.registry.edge(i.edge) else { return Observed::Refused };
+        let first = &mut self.registry.edges[edge as usize].first;
+        *first = Some(first.map_or(i.minute, |f| f.min(i.minute)));
         let function = self.registry.function(i.function);
         let slot = match self.registry.find(edge, function) {
             Some(slot) => slot,
@@ -242,6 +249,7 @@ impl Engine {
     pub fn tick(&mut self, now: i64, every: u32, mut sink: Option<Sink<'_>>) {
         let every = i64::from(every.max(1));
         match self.clock {
+            _ if !(-FAR..=FAR).contains(&now) => return,
             Some(c) if now <= c => return,
             Some(c) if now - c > JUMP => self.models.iter_mut().for_each(Model::forget_waiting),
             _ => {}
@@ -289,6 +297,7 @@ impl Engine {
     pub fn advance(&mut self, now: i64, every: u32) {
         let tick = i64::from(self.config.tick_minutes);
         let Some(clock) = self.clock else { return };
+        let now = now.clamp(-FAR, FAR);
         let mut next = (clock.max(now.saturating_sub(30 * 1440))).div_euclid(tick) * tick + tick;
         while next <= now {
             self.tick(next, every, None);
@@ -322,7 +331,7 @@ fn surroundings(registry: &Registry, pair: &Pair, now: i64, horizon: i64) -> Sur
         return Surroundings { offset: edge.offset, sibling_lag: -1, transition: None, elsewhere: None };
     }
     let function = &registry.functions[pair.function as usize];
-    let young = now - pair.history.first < YOUNG || now - edge.first < YOUNG;
+    let young = now - pair.history.first < YOUNG || edge.first.is_none_or(|first| now - first < YOUNG);
     let elsewhere = (young && function.slots.len() > 1).then(|| {
         let (mut hits, mut days) = (0.0f32, 0.0f32);
         for &s in function.slots.iter().take(16) {

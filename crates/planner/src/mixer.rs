@@ -48,10 +48,10 @@ impl<const N: usize> Weights<N> {
 
     #[inline]
     fn step(&mut self, x: &[f32; N], error: f32, rate: f32, memory: f32) {
-        for i in 0..N {
-            let g = error * x[i];
-            self.g2[i] = self.g2[i] * memory + g * g;
-            self.w[i] += rate * g / (self.g2[i] + 1e-4).sqrt();
+        for ((w, g2), x) in self.w.iter_mut().zip(&mut self.g2).zip(x) {
+            let g = error * x;
+            *g2 = *g2 * memory + g * g;
+            *w += rate * g / (*g2 + 1e-4).sqrt();
         }
     }
 }
@@ -100,9 +100,9 @@ impl Mixer {
     pub(crate) fn learn(&mut self, x: &Inputs, contexts: &Contexts, last: usize, positive: bool) -> Mixed {
         let y = f32::from(u8::from(positive));
         let mixed = self.predict(x, contexts, last);
-        for i in 0..SETS {
-            let error = y - sigmoid(mixed.hidden[i]);
-            self.first[i][contexts[i] as usize].step(x, error, RATE_FIRST, MEMORY);
+        for ((sets, &context), hidden) in self.first.iter_mut().zip(contexts).zip(mixed.hidden) {
+            let error = y - sigmoid(hidden);
+            sets[context as usize].step(x, error, RATE_FIRST, MEMORY);
         }
         self.second[last].step(&mixed.hidden, y - sigmoid(mixed.logit), RATE_SECOND, MEMORY);
         mixed

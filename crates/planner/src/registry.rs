@@ -14,8 +14,8 @@ pub(crate) struct Edge {
     pub(crate) name: Arc<str>,
     /// Local time minus UTC, minutes.
     pub(crate) offset: i64,
-    /// Minute of its first known invocation.
-    pub(crate) first: i64,
+    /// Minute of its first known invocation, if any.
+    pub(crate) first: Option<i64>,
     pub(crate) recent: RecentOnsets,
 }
 
@@ -33,7 +33,7 @@ pub(crate) struct Function {
 
 impl Function {
     fn onset(&mut self, edge: u32, minute: i64) {
-        if !self.latest[0].is_some_and(|(e, _)| e == edge) {
+        if self.latest[0].is_none_or(|(e, _)| e != edge) {
             self.latest[1] = self.latest[0];
         }
         self.latest[0] = Some((edge, minute));
@@ -105,7 +105,7 @@ impl Registry {
     }
 
     /// The edge of this name, made known if there is room.
-    pub(crate) fn edge(&mut self, name: &str, minute: i64) -> Option<u32> {
+    pub(crate) fn edge(&mut self, name: &str) -> Option<u32> {
         if let Some(&e) = self.by_edge.get(name) {
             return Some(e);
         }
@@ -114,12 +114,7 @@ impl Registry {
         }
         let name: Arc<str> = name.into();
         let e = self.edges.len() as u32;
-        self.edges.push(Edge {
-            name: name.clone(),
-            offset: 0,
-            first: minute,
-            recent: RecentOnsets::default(),
-        });
+        self.edges.push(Edge { name: name.clone(), offset: 0, first: None, recent: RecentOnsets::default() });
         self.by_edge.insert(name, e);
         Some(e)
     }

@@ -1,0 +1,70 @@
+//! `foreshard backtest`: replays a trace through the models in order of time, never looking ahead, and scores what they
+//! predicted.
+
+mod predictions;
+mod replay;
+mod table;
+mod trace;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use clap::Args;
+
+use predictions::PredictionsFile;
+use replay::{Plan, replay};
+use trace::Trace;
+
+/// Replay a trace of invocations through the models and score the predictions.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BacktestArgs {
+    /// CSV file (plain, or gzip if it ends in .gz) with the columns minute,function_id[,edge],count.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trace: PathBuf,
+    /// First minute that is scored [default: after two thirds of the trace].
+    #[arg(long, value_name = "MINUTE")]
+    pub(crate) score_from: Option<i64>,
+    /// Minutes between two decisions.
+    #[arg(long, value_name = "MINUTES", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1440))]
+    pub(crate) step: u32,
+    /// Horizons in minutes.
+    #[arg(long, value_name = "MINUTES", default_value = "1,5,15", value_delimiter = ',')]
+    pub(crate) horizon: Vec<u32>,
+    /// Writes every scored prediction to this CSV file (gzip if it ends in .gz).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) predictions: Option<PathBuf>,
+    /// Writes the scores to this JSON file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// Runs a backtest and prints its table.
+///
+/// # Errors
+/// When the trace cannot be read or makes no sense, when nothing is left to score, or when a file cannot be written.
+pub(crate) fn run(args: BacktestArgs) -> anyhow::Result<()> {
+    let mut horizons = args.horizon.clone();
+    horizons.sort_unstable();
+    horizons.dedup();
+    let trace = Trace::read(&args.trace).with_context(|| format!("trace {}", args.trace.display()))?;
+    let (first, last) = trace.span();
+    let score_from = args.score_from.unwrap_or(first + (last - first) * 2 / 3);
+    if score_from > last {
+        bail!("nothing to score: the trace ends at minute {last}, before --score-from {score_from}");
+    }
+    let mut file = args.predictions.as_deref().map(PredictionsFile::create).transpose()?;
+    let begun = Instant::now();
+    let plan = Plan { score_from, step: i64::from(args.step), horizons };
+    let outcome = replay(&trace, &plan, file.as_mut())?;
+    if let Some(file) = file {
+        file.finish()?;
+    }
+    let report = table::Report::new(&trace, &plan, outcome, begun.elapsed());
+    print!("{report}");
+    if let Some(path) = &args.json {
+        let json = serde_json::to_string_pretty(&report)?;
+        std::fs::write(path, json + "\n").with_context(|| format!("could not write {}", path.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,236 @@
+//! `foreshard plan`: the daemon around the predictive analytics engine. It reads the execution log as it grows, learns,
+//! and publishes a prefetch schedule for every edge.
+
+mod catalog;
+mod learner;
+mod origin;
+mod settings;
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use foreshard_planner::{EdgeSchedule, WindowRequest};
+use rand::Rng;
+use tracing::{debug, info, warn};
+
+use catalog::Catalog;
+use learner::Learner;
+use origin::{Failure, Origin};
+pub(crate) use settings::PlanArgs;
+use settings::Settings;
+
+/// Runs the planner until it is told to stop, or for one round with `--once`.
+///
+/// # Errors
+/// When the settings make no sense, when the origin refuses (wrong password, no extension) at the start, or, with
+/// `--once`, when the round could not be completed.
+pub(crate) async fn run(args: PlanArgs) -> anyhow::Result<()> {
+    let settings = Settings::load(&args)?;
+    let mut planner = Planner::new(settings);
+    if args.once {
+        return planner.once().await;
+    }
+    let stop = stop_signal();
+    tokio::select! {
+        result = planner.forever() => result,
+        _ = stop => {
+            info!("stopping");
+            Ok(())
+        }
+    }
+}
+
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        let _ = tokio::signal::ctrl_c().await;
+        return;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}
+
+/// First and longest pause before another attempt to reach the origin.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// How long a catalog that was read is good for, in real time.
+const CATALOG_AGE: Duration = Duration::from_secs(2);
+/// How often the log tells how things go, in real time.
+const SUMMARY_EVERY: Duration = Duration::from_secs(60);
+const MOST_ENTRIES: usize = 5_000;
+
+struct Planner {
+    settings: Settings,
+    learner: Learner,
+    /// Edges whose schedule in force has entries.
+    scheduled: HashSet<String>,
+    rounds: u64,
+    summary: Option<Instant>,
+}
+
+/// A connection that works, and what was read through it.
+struct Session {
+    origin: Origin,
+    catalog: Catalog,
+    read_at: Instant,
+    leading: bool,
+    waiting_told: bool,
+}
+
+impl Planner {
+    fn new(settings: Settings) -> Self {
+        let learner = Learner::new(&settings);
+        Planner { settings, learner, scheduled: HashSet::new(), rounds: 0, summary: None }
+    }
+
+    async fn once(&mut self) -> anyhow::Result<()> {
+        let mut session = self.connect().await?;
+        self.catch_up(&mut session).await?;
+        if !session.leading {
+            anyhow::bail!("another planner is leading for this origin: nothing was published");
+        }
+        self.round(&mut session).await?;
+        Ok(())
+    }
+
+    async fn forever(&mut self) -> anyhow::Result<()> {
+        let mut pause = FIRST_PAUSE;
+        let mut reached = false;
+        loop {
+            match self.serve(&mut pause, &mut reached).await {
+                Err(failure) if failure.permanent && !reached => return Err(failure.into()),
+                Err(failure) => warn!("{failure}; next attempt in about {pause:?}"),
+                Ok(()) => return Ok(()),
+            }
+            // Jitter: planners and edges that lost the same origin should not all come back at once.
+            tokio::time::sleep(pause.mul_f64(rand::rng().random_range(0.5..1.5))).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Works through one connection until it fails.
+    async fn serve(&mut self, pause: &mut Duration, reached: &mut bool) -> Result<(), Failure> {
+        let mut session = self.connect().await?;
+        *reached = true;
+        self.catch_up(&mut session).await?;
+        loop {
+            self.round(&mut session).await?;
+            *pause = FIRST_PAUSE;
+            let every = self.settings.every;
+            let now = self.settings.clock.now();
+            let next = (now.timestamp().div_euclid(every) + 1) * every;
+            let next = DateTime::from_timestamp(next, 0).unwrap_or(now);
+            tokio::time::sleep(self.settings.clock.until(next)).await;
+        }
+    }
+
+    async fn connect(&self) -> Result<Session, Failure> {
+        let origin = Origin::connect(&self.settings.origin).await?;
+        let catalog = origin.catalog().await?;
+        let leading = origin.try_lead().await?;
+        Ok(Session { origin, catalog, read_at: Instant::now(), leading, waiting_told: false })
+    }
+
+    /// Reads the log: all of it at the first time, else what was missed.
+    async fn catch_up(&mut self, session: &mut Session) -> Result<(), Failure> {
+        let begun = Instant::now();
+        let now = self.settings.clock.now();
+        self.learner.locate(&session.catalog, now);
+        let rows = if self.learner.cursor().is_none() {
+            session.origin.history(&mut self.learner, now, self.settings.history).await?
+        } else {
+            session.origin.increment(&mut self.learner, now).await?
+        };
+        info!(rows, histories = self.learner.engine().histories(), took = ?begun.elapsed(), "learned from the execution log");
+        Ok(())
+    }
+
+    async fn round(&mut self, session: &mut Session) -> Result<(), Failure> {
+        let begun = Instant::now();
+        if session.read_at.elapsed() > CATALOG_AGE {
+            session.catalog = session.origin.catalog().await?;
+            session.read_at = Instant::now();
+            if !session.leading {
+                session.leading = session.origin.try_lead().await?;
+            }
+        }
+        let now = self.settings.clock.now();
+        self.learner.locate(&session.catalog, now);
+        let rows = session.origin.increment(&mut self.learner, now).await?;
+        self.learner.settle(now);
+        if !session.leading {
+            if !std::mem::replace(&mut session.waiting_told, true) {
+                info!("another planner is leading; learning along until it is gone");
+            }
+            return Ok(());
+        }
+        let published = self.publish(session, now).await?;
+        self.rounds += 1;
+        let took = begun.elapsed();
+        debug!(rows, published, ?took, now = %now, "round");
+        if self.summary.is_none_or(|s| s.elapsed() > SUMMARY_EVERY) {
+            self.summary = Some(Instant::now());
+            let counters = self.learner.engine().counters();
+            info!(
+                rounds = self.rounds,
+                histories = self.learner.engine().histories(),
+                executions = counters.accepted,
+                future = counters.future + self.learner.unbelievable(),
+                evicted = counters.evicted,
+                published,
+                ?took,
+                "planning"
+            );
+        }
+        Ok(())
+    }
+
+    /// Publishes the schedule of every registered edge; returns the number of entries.
+    async fn publish(&mut self, session: &Session, now: DateTime<Utc>) -> Result<usize, Failure> {
+        let starts = now + TimeDelta::seconds(self.settings.publish_lead);
+        let ends = starts + TimeDelta::seconds(self.settings.window);
+        let request = WindowRequest {
+            now: now.timestamp(),
+            starts_at: starts.timestamp(),
+            ends_at: ends.timestamp(),
+            lead: self.settings.publish_lead,
+            floor: self.settings.floor,
+            max_entries: MOST_ENTRIES,
+        };
+        let mut schedules = match self.learner.engine().schedule(&request) {
+            Ok(schedules) => schedules,
+            Err(error) => {
+                warn!("no schedule: {error}");
+                return Ok(0);
+            }
+        };
+        for edge in &session.catalog.edges {
+            if self.scheduled.contains(&edge.name) && !schedules.iter().any(|s| s.edge == edge.name) {
+                // Nothing is expected any more: say so, or the edge goes on with what was.
+                schedules.push(EdgeSchedule { edge: edge.name.clone(), entries: Vec::new() });
+            }
+        }
+        let mut published = 0;
+        for mut schedule in schedules {
+            if !session.catalog.restrict(&mut schedule) {
+                continue;
+            }
+            match session.origin.publish(&schedule, starts, ends).await {
+                Ok(()) if schedule.entries.is_empty() => {
+                    self.scheduled.remove(&schedule.edge);
+                }
+                Ok(()) => {
+                    published += schedule.entries.len();
+                    self.scheduled.insert(schedule.edge);
+                }
+                // The origin answered, and refused this one: the others may still be good.
+                Err(failure) if failure.refused => warn!(edge = schedule.edge, "schedule refused: {failure}"),
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(published)
+    }
+}

@@ -1,0 +1,222 @@
+//! The planner's connection to the origin: the catalog, the execution log, and publishing.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use foreshard_planner::EdgeSchedule;
+use futures_util::TryStreamExt;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, NoTls, Row};
+
+use super::catalog::{Catalog, Edge};
+use super::learner::{Cursor, Learner, LogRow};
+
+/// Why the origin could not be used, in words without values or credentials.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub(super) struct Failure {
+    message: String,
+    /// Trying again will not help before somebody changes something.
+    pub(super) permanent: bool,
+    /// The origin refused one statement; the connection still works.
+    pub(super) refused: bool,
+}
+
+impl From<tokio_postgres::Error> for Failure {
+    fn from(error: tokio_postgres::Error) -> Self {
+        let Some(db) = error.as_db_error() else {
+            let source = std::error::Error::source(&error).map(|s| format!(": {s}")).unwrap_or_default();
+            return Failure {
+                message: format!("origin out of reach: {error}{source}"),
+                permanent: false,
+                refused: false,
+            };
+        };
+        let code = db.code();
+        let missing =
+            [SqlState::UNDEFINED_FUNCTION, SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME]
+                .contains(code);
+        let mend = if missing {
+            "; run CREATE EXTENSION foreshard in this database"
+        } else if *code == SqlState::INSUFFICIENT_PRIVILEGE {
+            "; the planner's role needs USAGE on schema foreshard, SELECT on its executions, edges, shards and \
+             function_shards, and EXECUTE on foreshard.publish_schedule"
+        } else if *code == SqlState::INVALID_PASSWORD {
+            "; check the password in --origin"
+        } else {
+            ""
+        };
+        let class = &code.code()[..2];
+        let permanent = missing || ["28", "3D", "42"].contains(&class);
+        let refused = ["22", "23", "42", "54"].contains(&class);
+        let hint = db.hint().map(|h| format!(" ({h})")).unwrap_or_default();
+        Failure {
+            message: format!("origin: {} [{}]{hint}{mend}", db.message(), code.code()),
+            permanent,
+            refused,
+        }
+    }
+}
+
+impl Failure {
+    fn timeout(what: &str) -> Self {
+        Failure {
+            message: format!("origin out of reach: {what} took too long"),
+            permanent: false,
+            refused: false,
+        }
+    }
+}
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Rows read at once after the start.
+const BATCH: i64 = 20_000;
+/// No answer within this time means that the connection is dead, not slow.
+const ANSWER: Duration = Duration::from_secs(30);
+
+const COLUMNS: &str = "logged_xid::text::numeric::bigint, id, edge, function_id, extract(epoch FROM started_at)::bigint, shards";
+
+/// An open connection.
+pub(super) struct Origin {
+    client: Client,
+}
+
+impl Origin {
+    pub(super) async fn connect(config: &tokio_postgres::Config) -> Result<Self, Failure> {
+        let mut config = config.clone();
+        config.application_name("foreshard plan").connect_timeout(CONNECT_TIMEOUT);
+        config.keepalives_idle(Duration::from_secs(10)).tcp_user_timeout(ANSWER);
+        let connect = tokio::time::timeout(CONNECT_TIMEOUT * 2, config.connect(NoTls));
+        let (client, connection) = connect.await.map_err(|_| Failure::timeout("connecting"))??;
+        tokio::spawn(async move {
+            // Whoever uses the client hears of the error too.
+            if let Err(error) = connection.await {
+                tracing::debug!("connection to the origin ended: {error}");
+            }
+        });
+        Ok(Origin { client })
+    }
+
+    /// Becomes the leading planner of this database, unless there is one; holds for as long as the connection.
+    pub(super) async fn try_lead(&self) -> Result<bool, Failure> {
+        let ask = self.client.query_one(
+            "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended('foreshard plan', 0))",
+            &[],
+        );
+        Ok(within("leader election", ask).await?.get(0))
+    }
+
+    pub(super) async fn catalog(&self) -> Result<Catalog, Failure> {
+        let mut catalog = Catalog::default();
+        let edges = self.client.query("SELECT name, longitude FROM foreshard.edges ORDER BY name", &[]);
+        for row in within("reading edges", edges).await? {
+            catalog.edges.push(Edge { name: row.get(0), longitude: row.get(1) });
+        }
+        let mappings =
+            self.client.query("SELECT function_id, shard::text FROM foreshard.function_shards", &[]);
+        for row in within("reading mappings", mappings).await? {
+            catalog.mappings.entry(row.get(0)).or_default().insert(row.get(1));
+        }
+        let keys = "SELECT name::text, coalesce(key::text[], '{}') FROM foreshard.shards";
+        for row in within("reading shards", self.client.query(keys, &[])).await? {
+            catalog.keys.insert(row.get(0), row.get(1));
+        }
+        Ok(catalog)
+    }
+
+    /// Feeds the log of the last `reach` to the learner in order of time. Returns the number of rows.
+    pub(super) async fn history(
+        &self,
+        learner: &mut Learner,
+        now: DateTime<Utc>,
+        reach: TimeDelta,
+    ) -> Result<u64, Failure> {
+        let since = now.checked_sub_signed(reach).unwrap_or(DateTime::UNIX_EPOCH);
+        let read = format!(
+            "SELECT {COLUMNS} FROM foreshard.executions
+             WHERE started_at >= $1 AND logged_xid < pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())
+             ORDER BY started_at, id"
+        );
+        let rows = self.client.query_raw(&read, [since]).await?;
+        let mut rows = std::pin::pin!(rows);
+        let mut count = 0;
+        let mut cursor = Cursor::default();
+        while let Some(row) = rows.try_next().await? {
+            let (at, row) = log_row(&row)?;
+            cursor = cursor.max(at);
+            learner.learn(&row, now);
+            count += 1;
+        }
+        learner.read_up_to(cursor);
+        learner.settle(now);
+        Ok(count)
+    }
+
+    /// Feeds what was logged since to the learner. Returns the number of rows.
+    ///
+    /// Rows of transactions at or above the oldest one still running are left for later: one that commits late would
+    /// otherwise be passed over.
+    pub(super) async fn increment(&self, learner: &mut Learner, now: DateTime<Utc>) -> Result<u64, Failure> {
+        let read = format!(
+            "SELECT {COLUMNS} FROM foreshard.executions
+             WHERE logged_xid < pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())
+               AND (logged_xid, id) > ($1::text::xid8, $2) ORDER BY logged_xid, id LIMIT {BATCH}"
+        );
+        let mut count = 0;
+        loop {
+            let cursor = learner.cursor().unwrap_or_default();
+            let xid = cursor.xid.to_string();
+            let rows = within("reading the log", self.client.query(&read, &[&xid, &cursor.id])).await?;
+            let mut batch = Vec::with_capacity(rows.len());
+            let mut next = cursor;
+            for row in &rows {
+                let (at, row) = log_row(row)?;
+                next = next.max(at);
+                batch.push(row);
+            }
+            batch.sort_by(|a, b| a.started_at.cmp(&b.started_at).then_with(|| a.edge.cmp(&b.edge)));
+            batch.iter().for_each(|row| learner.learn(row, now));
+            learner.read_up_to(next);
+            count += rows.len() as u64;
+            if (rows.len() as i64) < BATCH {
+                return Ok(count);
+            }
+        }
+    }
+
+    pub(super) async fn publish(
+        &self,
+        schedule: &EdgeSchedule,
+        starts: DateTime<Utc>,
+        ends: DateTime<Utc>,
+    ) -> Result<(), Failure> {
+        let entries = serde_json::to_value(&schedule.entries).map_err(|e| Failure {
+            message: format!("schedule cannot be written: {e}"),
+            permanent: false,
+            refused: true,
+        })?;
+        let publish = "SELECT foreshard.publish_schedule($1, $2, $3, $4)";
+        within("publishing", self.client.query_one(publish, &[&schedule.edge, &starts, &ends, &entries]))
+            .await?;
+        Ok(())
+    }
+}
+
+async fn within<T>(
+    what: &str,
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, Failure> {
+    Ok(tokio::time::timeout(ANSWER, work).await.map_err(|_| Failure::timeout(what))??)
+}
+
+fn log_row(row: &Row) -> Result<(Cursor, LogRow), Failure> {
+    Ok((
+        Cursor { xid: row.try_get(0)?, id: row.try_get(1)? },
+        LogRow {
+            edge: row.try_get(2)?,
+            function: row.try_get(3)?,
+            started_at: row.try_get(4)?,
+            shards: row.try_get(5)?,
+        },
+    ))
+}

@@ -1,0 +1,217 @@
+//! Settings of `plan`: defaults < TOML file < `FORESHARD_*` < flags, every mistake reported at once.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use chrono_tz::Tz;
+use clap::Args;
+use serde::Deserialize;
+
+use crate::clock::Clock;
+use crate::config::Mistakes;
+
+/// Learn from the execution log and publish prefetch schedules.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct PlanArgs {
+    /// Connection string of the origin.
+    #[arg(long, env = "FORESHARD_ORIGIN", hide_env_values = true, value_name = "URL")]
+    pub(crate) origin: Option<String>,
+    /// Read everything, publish once, and exit.
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// TOML file with the settings below (dashes as underscores) and a table [timezones].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Which time it is: wall, or replay:T0@W0*RATE.
+    #[arg(long, env = "FORESHARD_CLOCK", value_name = "SPEC")]
+    pub(crate) clock: Option<String>,
+    /// Length of a schedule's window in seconds of that clock [default: 900].
+    #[arg(long, env = "FORESHARD_WINDOW", value_name = "SECONDS")]
+    pub(crate) window: Option<i64>,
+    /// Seconds of that clock between two rounds [default: 300].
+    #[arg(long, env = "FORESHARD_EVERY", value_name = "SECONDS")]
+    pub(crate) every: Option<i64>,
+    /// Least probability that is published [default: 0.02].
+    #[arg(long, env = "FORESHARD_FLOOR", value_name = "P")]
+    pub(crate) floor: Option<f64>,
+    /// Seconds of that clock from publishing until rows can be at an edge: windows begin so much later [default: 2].
+    #[arg(long, env = "FORESHARD_PUBLISH_LEAD", value_name = "SECONDS")]
+    pub(crate) publish_lead: Option<i64>,
+    /// Days of the execution log to learn from at the start [default: 63].
+    #[arg(long, env = "FORESHARD_HISTORY_DAYS", value_name = "DAYS")]
+    pub(crate) history_days: Option<i64>,
+    /// Time zone of an edge, as in ams1=Europe/Amsterdam; else it follows from the edge's longitude.
+    #[arg(long = "timezone", value_name = "EDGE=ZONE")]
+    pub(crate) timezones: Vec<String>,
+}
+
+/// The file's contents.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct File {
+    origin: Option<String>,
+    clock: Option<String>,
+    window: Option<i64>,
+    every: Option<i64>,
+    floor: Option<f64>,
+    publish_lead: Option<i64>,
+    history_days: Option<i64>,
+    timezones: BTreeMap<String, String>,
+}
+
+/// Settings of `plan`, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) origin: tokio_postgres::Config,
+    pub(crate) clock: Clock,
+    /// Seconds.
+    pub(crate) window: i64,
+    /// Seconds.
+    pub(crate) every: i64,
+    pub(crate) floor: f64,
+    /// Seconds.
+    pub(crate) publish_lead: i64,
+    /// How far back to read at the start.
+    pub(crate) history: chrono::TimeDelta,
+    pub(crate) timezones: BTreeMap<String, Tz>,
+}
+
+impl Settings {
+    /// Brings together all sources; flags and environment arrive in `args`.
+    pub(crate) fn load(args: &PlanArgs) -> Result<Self, Mistakes> {
+        let mut mistakes = Vec::new();
+        let file = match &args.config {
+            None => File::default(),
+            Some(path) => std::fs::read_to_string(path)
+                .map_err(|e| format!("{}: cannot be read: {e}", path.display()))
+                .and_then(|text| {
+                    toml::from_str(&text).map_err(|e| {
+                        let line =
+                            e.span().map_or(1, |s| text[..s.start.min(text.len())].lines().count().max(1));
+                        format!("{}, line {line}: {}", path.display(), e.message())
+                    })
+                })
+                .unwrap_or_else(|mistake| {
+                    mistakes.push(mistake);
+                    File::default()
+                }),
+        };
+        let origin = match args.origin.as_ref().or(file.origin.as_ref()) {
+            None => {
+                mistakes
+                    .push("origin: missing: give --origin postgresql://USER@HOST:PORT/DATABASE".to_owned());
+                None
+            }
+            // The parser's message may repeat the text, which may hold a password.
+            Some(text) => text
+                .parse::<tokio_postgres::Config>()
+                .map_err(|_| mistakes.push("origin: not a PostgreSQL connection string".to_owned()))
+                .ok(),
+        };
+        let clock = match args.clock.as_ref().or(file.clock.as_ref()) {
+            None => Some(Clock::wall()),
+            Some(spec) => Clock::parse(spec).map_err(|e| mistakes.push(format!("clock: {e}"))).ok(),
+        };
+        let mut whole =
+            |name: &str, flag: Option<i64>, file: Option<i64>, default: i64, least: i64, most: i64| {
+                let value = flag.or(file).unwrap_or(default);
+                if !(least..=most).contains(&value) {
+                    mistakes.push(format!("{name}: expected {least} to {most}, not {value}"));
+                }
+                value
+            };
+        let window = whole("window", args.window, file.window, 900, 60, 6 * 3600);
+        let every = whole("every", args.every, file.every, 300, 10, 3600);
+        let publish_lead = whole("publish_lead", args.publish_lead, file.publish_lead, 2, 0, 3600);
+        let days = whole("history_days", args.history_days, file.history_days, 63, 1, 365);
+        if every > window {
+            mistakes
+                .push(format!("every: {every} s between rounds leaves gaps between windows of {window} s"));
+        }
+        let floor = args.floor.or(file.floor).unwrap_or(0.02);
+        if !(0.0..=1.0).contains(&floor) {
+            mistakes.push(format!("floor: expected a number from 0 to 1, not {floor}"));
+        }
+        let mut timezones = BTreeMap::new();
+        let from_flags = args.timezones.iter().map(|z| z.split_once('=').unwrap_or((z, "")));
+        for (edge, zone) in file.timezones.iter().map(|(e, z)| (e.as_str(), z.as_str())).chain(from_flags) {
+            match zone.parse::<Tz>() {
+                Ok(zone) => {
+                    timezones.insert(edge.to_owned(), zone);
+                }
+                Err(_) => {
+                    mistakes.push(format!("timezones: {edge}={zone}: expected a zone as in Europe/Amsterdam"))
+                }
+            }
+        }
+        match (origin, clock) {
+            (Some(origin), Some(clock)) if mistakes.is_empty() => Ok(Settings {
+                origin,
+                clock,
+                window,
+                every,
+                floor,
+                publish_lead,
+                history: chrono::TimeDelta::days(days),
+                timezones,
+            }),
+            _ => Err(Mistakes(mistakes)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn args() -> PlanArgs {
+        PlanArgs { origin: Some("postgresql://planner@localhost/shop".to_owned()), ..PlanArgs::default() }
+    }
+
+    #[test]
+    fn defaults() {
+        let s = Settings::load(&args()).unwrap();
+        assert_eq!((s.window, s.every, s.floor, s.clock), (900, 300, 0.02, Clock::wall()));
+    }
+
+    #[test]
+    fn every_mistake_is_listed() {
+        let bad = PlanArgs {
+            clock: Some("sundial".to_owned()),
+            window: Some(1),
+            floor: Some(f64::NAN),
+            timezones: vec!["ams1=Europe/Nowhere".to_owned()],
+            ..PlanArgs::default()
+        };
+        let mistakes = Settings::load(&bad).unwrap_err().0;
+        for name in ["origin", "clock", "window", "every", "floor", "timezones"] {
+            assert!(mistakes.iter().any(|m| m.starts_with(name)), "{name} in {mistakes:?}");
+        }
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        write!(file, "window = 3600\nfloor = 0.1\n[timezones]\nEWR = \"America/New_York\"\n").unwrap();
+        let with_file = PlanArgs { config: Some(file.path().into()), floor: Some(0.3), ..args() };
+        let s = Settings::load(&with_file).unwrap();
+        assert_eq!((s.window, s.floor), (3600, 0.3));
+        assert_eq!(s.timezones["EWR"], chrono_tz::America::New_York);
+    }
+
+    #[test]
+    fn a_password_is_never_repeated() {
+        let bad = PlanArgs { origin: Some("host=x password=secret port=".to_owned()), ..PlanArgs::default() };
+        assert!(!format!("{}", Settings::load(&bad).unwrap_err()).contains("secret"));
+    }
+
+    #[test]
+    fn an_unknown_setting_is_named_with_its_line() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        write!(file, "window = 900\nwindwo = 1\n").unwrap();
+        let mistakes =
+            Settings::load(&PlanArgs { config: Some(file.path().into()), ..args() }).unwrap_err().0;
+        assert!(mistakes[0].contains("line 2") && mistakes[0].contains("windwo"), "{mistakes:?}");
+    }
+}
