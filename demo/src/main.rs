@@ -4,11 +4,9 @@
 mod calls;
 mod chance;
 mod clock;
-mod commit_lsns;
 mod data;
 mod day;
 mod edges;
-mod history;
 mod load;
 mod origin;
 mod replay;
@@ -30,16 +28,16 @@ use anyhow::{Context, Result};
 use chrono::{DateTime, TimeZone, Utc};
 use chrono_tz::America::New_York;
 use clap::Parser;
-use foreshard_tests::{Cluster, Planner};
+use foreshard_tests::{Cluster, Planner, commit_lsns};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::calls::{Call, EDGES};
 use crate::clock::Clock;
 use crate::data::Data;
 use crate::edges::{Edge, Run};
-use crate::history::{History, Row, RowKey};
 use crate::replay::{Outcome, Tally};
 use crate::writer::{Commit, Progress};
+use foreshard_tests::history::{History, Row, RowKey};
 
 /// Days of history that the planner learns from.
 const LEARN_DAYS: i64 = 42;
@@ -162,7 +160,7 @@ async fn replay_day(
     end: DateTime<Utc>,
 ) -> Result<Day> {
     let writer = cluster.connect().await?;
-    commit_lsns::start(&writer).await?;
+    commit_lsns::start(&writer, &writer::TABLES.map(|(table, _)| table)).await?;
     let before = writer::rows(&writer).await?;
     let (progress, tally) = (Arc::new(Progress::default()), Arc::new(Tally::default()));
     let replayed =

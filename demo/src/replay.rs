@@ -12,8 +12,8 @@ use tokio::task::JoinSet;
 use crate::calls::{Call, EDGES, Request};
 use crate::clock::Clock;
 use crate::edges::{Edge, RUNS, Run};
-use crate::history::{Answer, digest, filtered_id};
 use crate::writer::{Own, Progress};
+use foreshard_tests::history::{Answer, Digest, digest, filtered_id};
 
 /// A call that has no answer after this long has failed.
 const GIVE_UP: Duration = Duration::from_secs(10);
@@ -181,7 +181,7 @@ async fn one(call: &Call, edge: &Edge, run: Run, progress: &Progress, own: Optio
     })
 }
 
-type Parts = Vec<(String, crate::history::Digest)>;
+type Parts = Vec<(String, Digest)>;
 
 fn parts_of(call: &Call, response: &Response) -> Result<(Parts, Source)> {
     ensure!(response.status == 200, "{}: {:.300}", response.status, response.text());

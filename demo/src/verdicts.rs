@@ -3,8 +3,8 @@
 use anyhow::{Context, Result};
 
 use crate::edges::Run;
-use crate::history::{History, Verdict};
 use crate::replay::{Observed, parse_lsn};
+use foreshard_tests::history::{History, Verdict};
 
 /// How many examples of each kind of mistake are shown.
 const EXAMPLES: usize = 5;

@@ -3,7 +3,7 @@
 
 use chrono::{Datelike, NaiveDate};
 
-use crate::history::{Row, Split, View};
+use foreshard_tests::history::{Row, Split, View};
 
 /// The replayed day.
 pub(crate) fn today() -> NaiveDate {

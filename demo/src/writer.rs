@@ -9,10 +9,10 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::clock::Clock;
 use crate::day::Transaction;
-use crate::history::{Change, Row, RowKey};
+use foreshard_tests::history::{Change, Row, RowKey};
 
 /// The tables it changes, with their primary keys (of `flights` the part that is unique within a day's shards).
-const TABLES: [(&str, &str); 5] =
+pub(crate) const TABLES: [(&str, &str); 5] =
     [("airlines", "carrier"), ("airports", "faa"), ("planes", "tailnum"), ("flights", "id"), ("weather", "")];
 
 /// A committed transaction.

@@ -5,7 +5,9 @@
 
 mod account;
 mod cluster;
+pub mod commit_lsns;
 mod delay_proxy;
+pub mod history;
 mod http;
 mod process;
 mod program;

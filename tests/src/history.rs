@@ -1,9 +1,9 @@
 //! The origin's history of the shards that functions read, and the judgement of an answer against it.
 //!
-//! One writer changes the tables, one transaction after another, so a state of the origin is a number: how many of its
-//! transactions had committed. Of each the commit LSN is known (from the log itself, see `commit_lsns`), and after each what
-//! every answer should have been. An answer stamped L is right if all of it equals one state that holds every commit ≤ L;
-//! it is stale if it equals earlier states only; anything else is a wrong answer.
+//! Commits come one after another (transactions may overlap, but each commit waits for the one before to be answered), so a
+//! state of the origin is a number: how many had committed. Of each the commit LSN is known (from the log itself, see
+//! [`crate::commit_lsns`]), and after each what every answer should have been. An answer stamped L is right if all of it
+//! equals one state that holds every commit ≤ L; it is stale if it equals earlier states only; anything else is wrong.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -11,26 +11,27 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use serde_json::{Map, Value};
 
 /// A row, column by column as PostgreSQL's row_to_json gives it.
-pub(crate) type Row = Map<String, Value>;
+pub type Row = Map<String, Value>;
 
 /// A view is what one kind of answer shows of one table: which rows, split by what, with which columns.
 #[derive(Debug)]
-pub(crate) struct View {
+pub struct View {
     /// The shard's name.
-    pub(crate) name: &'static str,
-    pub(crate) table: &'static str,
+    pub name: &'static str,
+    /// The table that a [`Change`] names.
+    pub table: &'static str,
     /// Whether a row is in it.
-    pub(crate) holds: fn(&Row) -> bool,
+    pub holds: fn(&Row) -> bool,
     /// The columns that split it, and how they are joined to an id: `name?a=1&b=2` for instances, `name#1/2` for rows
     /// picked by filters.
-    pub(crate) split: Split,
+    pub split: Split,
     /// The columns that are shown; none means all.
-    pub(crate) columns: Option<&'static [&'static str]>,
+    pub columns: Option<&'static [&'static str]>,
 }
 
 /// See [`View::split`].
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Split {
+pub enum Split {
     /// Instances of a keyed (or, without columns, an unkeyed) shard.
     Key(&'static [&'static str]),
     /// Rows of an unkeyed shard that a filter by these columns picks.
@@ -68,7 +69,7 @@ impl View {
 }
 
 /// The id of the rows that a filter picks, from the values it compares with.
-pub(crate) fn filtered_id(shard: &str, values: impl IntoIterator<Item = String>) -> String {
+pub fn filtered_id(shard: &str, values: impl IntoIterator<Item = String>) -> String {
     format!("{shard}#{}", values.into_iter().collect::<Vec<_>>().join("/"))
 }
 
@@ -81,10 +82,10 @@ fn text(value: &Value) -> String {
 
 /// Stands for the rows of an answer, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Digest(u64);
+pub struct Digest(u64);
 
 /// The digest of rows as they stand in an answer.
-pub(crate) fn digest<'a>(rows: impl IntoIterator<Item = &'a Value>) -> Digest {
+pub fn digest<'a>(rows: impl IntoIterator<Item = &'a Value>) -> Digest {
     digest_of_texts(rows.into_iter().map(Value::to_string))
 }
 
@@ -98,25 +99,32 @@ fn digest_of_texts(rows: impl IntoIterator<Item = impl AsRef<str>>) -> Digest {
 
 /// The primary key of a row: sorts as PostgreSQL sorts it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum RowKey {
+pub enum RowKey {
+    /// An integer.
     Number(i64),
+    /// A text in collation "C".
     Text(String),
 }
 
 /// What a transaction did to one row: the row as it was and as it is, none where there was or is none.
 #[derive(Debug, Clone)]
-pub(crate) struct Change {
-    pub(crate) table: &'static str,
-    pub(crate) key: RowKey,
-    pub(crate) old: Option<Row>,
-    pub(crate) new: Option<Row>,
+pub struct Change {
+    /// The table, as views name it.
+    pub table: &'static str,
+    /// Which row.
+    pub key: RowKey,
+    /// Before the transaction.
+    pub old: Option<Row>,
+    /// After it.
+    pub new: Option<Row>,
 }
 
 /// States of one answer: from which state on it was what.
 type Versions = Vec<(usize, Digest)>;
 
 /// What every answer should have been, after each commit.
-pub(crate) struct History {
+#[derive(Debug)]
+pub struct History {
     views: Vec<View>,
     now: HashMap<String, BTreeMap<RowKey, String>>,
     versions: HashMap<String, Versions>,
@@ -126,29 +134,38 @@ pub(crate) struct History {
 
 /// How an answer compares with the history.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub enum Verdict {
     /// It equals the states `from..=to` (numbers of commits), all of which hold every commit up to its stamp.
-    Right { from: usize, to: usize },
+    Right {
+        /// The first of them.
+        from: usize,
+        /// The last.
+        to: usize,
+    },
     /// It equals an earlier state: it lacks a commit that its stamp promises.
-    Stale { behind: usize },
+    Stale {
+        /// How many commits older than promised.
+        behind: usize,
+    },
     /// It equals no state of the origin, or one that had not begun when it arrived.
     Wrong,
 }
 
 /// One answer, as far as the judgement goes.
 #[derive(Debug, Clone)]
-pub(crate) struct Answer {
+pub struct Answer {
     /// Ids of views with what the answer held of each.
-    pub(crate) parts: Vec<(String, Digest)>,
+    pub parts: Vec<(String, Digest)>,
     /// Its `Foreshard-Lsn`.
-    pub(crate) lsn: u64,
+    pub lsn: u64,
     /// How many commits had been started when it had arrived.
-    pub(crate) commits_started: usize,
+    pub commits_started: usize,
 }
 
 impl History {
     /// The history before any commit, over these rows.
-    pub(crate) fn new(views: Vec<View>, rows: impl IntoIterator<Item = (&'static str, RowKey, Row)>) -> Self {
+    #[must_use]
+    pub fn new(views: Vec<View>, rows: impl IntoIterator<Item = (&'static str, RowKey, Row)>) -> Self {
         let mut history = Self { views, now: HashMap::new(), versions: HashMap::new(), lsns: Vec::new() };
         let mut touched = Vec::new();
         for (table, key, row) in rows {
@@ -159,14 +176,15 @@ impl History {
     }
 
     /// Adds the next commit.
-    pub(crate) fn commit(&mut self, lsn: u64, changes: &[Change]) {
+    pub fn commit(&mut self, lsn: u64, changes: &[Change]) {
         self.lsns.push(lsn);
         let touched = changes.iter().flat_map(|change| self.apply(change)).collect();
         self.record(self.lsns.len(), touched);
     }
 
     /// How many commits there are.
-    pub(crate) fn len(&self) -> usize {
+    #[must_use]
+    pub fn commits(&self) -> usize {
         self.lsns.len()
     }
 
@@ -207,7 +225,7 @@ impl History {
         // Before its first row came, and forever if none did, a view is empty.
         let starts = std::iter::once(empty).filter(|_| versions.first().is_none_or(|(state, _)| *state > 0));
         let starts: Vec<(usize, Digest)> = starts.chain(versions.iter().copied()).collect();
-        let ends = starts.iter().skip(1).map(|(state, _)| state - 1).chain([self.len()]);
+        let ends = starts.iter().skip(1).map(|(state, _)| state - 1).chain([self.commits()]);
         starts
             .iter()
             .zip(ends)
@@ -217,14 +235,16 @@ impl History {
     }
 
     /// How many commits an answer with this stamp must hold.
-    pub(crate) fn promised(&self, lsn: u64) -> usize {
+    #[must_use]
+    pub fn promised(&self, lsn: u64) -> usize {
         self.lsns.partition_point(|commit| *commit <= lsn)
     }
 
     /// Judges an answer.
-    pub(crate) fn judge(&self, answer: &Answer) -> Verdict {
+    #[must_use]
+    pub fn judge(&self, answer: &Answer) -> Verdict {
         // The states that equal all parts at once: parts of different states are not one state.
-        let mut common = vec![(0, answer.commits_started.min(self.len()))];
+        let mut common = vec![(0, answer.commits_started.min(self.commits()))];
         for (id, digest) in &answer.parts {
             let part = self.when(id, *digest);
             common = common
@@ -245,10 +265,11 @@ impl History {
 
     /// The same answer with the stamp of the commit that outdated it, if one did: a check that is worth its name calls that
     /// stale (or, where a later state happens to look the same, right).
-    pub(crate) fn outdated(&self, answer: &Answer) -> Option<Answer> {
+    #[must_use]
+    pub fn outdated(&self, answer: &Answer) -> Option<Answer> {
         let Verdict::Right { to, .. } = self.judge(answer) else { return None };
         let lsn = *self.lsns.get(to)?;
-        Some(Answer { lsn, commits_started: self.len(), ..answer.clone() })
+        Some(Answer { lsn, commits_started: self.commits(), ..answer.clone() })
     }
 }
 

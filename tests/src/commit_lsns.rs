@@ -6,20 +6,19 @@ use std::collections::HashMap;
 use anyhow::{Context, Result};
 use tokio_postgres::Client;
 
-const SLOT: &str = "demo_history";
+/// Of the slot and of the publication.
+const SLOT: &str = "commit_lsns";
 
-/// Starts to keep the log of the demo's tables.
-pub(crate) async fn start(db: &Client) -> Result<()> {
-    db.batch_execute(&format!(
-        "CREATE PUBLICATION {SLOT} FOR TABLE flights, weather, planes, airlines, airports"
-    ))
-    .await?;
+/// Starts to keep the log of these tables.
+pub async fn start(db: &Client, tables: &[&str]) -> Result<()> {
+    db.batch_execute(&format!("CREATE PUBLICATION {SLOT} FOR TABLE {}", tables.join(", "))).await?;
     db.execute(&format!("SELECT pg_create_logical_replication_slot('{SLOT}', 'pgoutput')"), &[]).await?;
     Ok(())
 }
 
-/// The commit LSN of every transaction since [`start`], by transaction id.
-pub(crate) async fn read(db: &Client) -> Result<HashMap<u32, u64>> {
+/// The commit LSN of every transaction since [`start`] that changed them, by transaction id (its low 32 bits, as the log
+/// has it). Ends what [`start`] began.
+pub async fn read(db: &Client) -> Result<HashMap<u32, u64>> {
     let options = format!("'proto_version', '1', 'publication_names', '{SLOT}'");
     let sql = format!("SELECT data FROM pg_logical_slot_get_binary_changes('{SLOT}', NULL, NULL, {options})");
     let mut lsns = HashMap::new();
