@@ -47,6 +47,7 @@ demo: setup ## six weeks of real flights learned, the next day replayed at three
 	@$(CARGO) run --quiet --release --package foreshard-demo -- --pg-config $(PG_CONFIG) $(if $(KEEP),--keep) $(DEMOARGS)
 
 bench: setup ## side by side with peers; writes target/bench/results.json
+	@scripts/setup.sh bench
 	$(CARGO) build --release --package sidecar --package foreshard-bench
 	@$(CARGO) run --quiet --release --package foreshard-bench -- --pg-config $(PG_CONFIG) $(BENCHARGS)
 

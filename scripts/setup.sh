@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what a fresh Debian 12 with rustup's Rust lacks, and does nothing, quickly, when all of it is there.
 #   scripts/setup.sh base    PostgreSQL 15 with server headers, libclang (pgrx's bindings), a C toolchain
+#   scripts/setup.sh bench   wrk, the load generator of the benchmarks
 #   scripts/setup.sh deny    cargo-deny, built from crates.io into the user's cache directory
 set -euo pipefail
 
@@ -57,6 +58,10 @@ base() {
     command -v cargo >/dev/null || { echo "setup: no cargo on PATH: install Rust with rustup first" >&2; exit 1; }
 }
 
+bench() {
+    if ! command -v wrk >/dev/null && [ -f /etc/debian_version ]; then install_packages wrk; fi
+}
+
 deny() {
     if cargo deny --version >/dev/null 2>&1 || [ -x "$TOOLS/bin/cargo-deny" ]; then return; fi
     echo "setup: building cargo-deny $DENY_VERSION into $TOOLS (about four minutes on two cores, once per machine)"
@@ -66,6 +71,7 @@ deny() {
 
 case "${1:-base}" in
     base) base ;;
+    bench) bench ;;
     deny) deny ;;
-    *) echo "usage: scripts/setup.sh base|deny" >&2; exit 64 ;;
+    *) echo "usage: scripts/setup.sh base|bench|deny" >&2; exit 64 ;;
 esac

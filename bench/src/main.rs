@@ -1,2 +1,54 @@
-//! placeholder
-fn main() {}
+//! `make bench`: foreshard beside its peers, both sides in one run on one machine, medians and ratios.
+
+mod commit_to_applied;
+mod hit_rps;
+mod results;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Parser;
+use foreshard_tests::{Cluster, ClusterOptions, Server};
+
+use results::Results;
+
+/// Runs the benchmarks and writes target/bench/results.json.
+#[derive(Parser)]
+struct Args {
+    /// The PostgreSQL to run on.
+    #[arg(long, default_value = "/usr/bin/pg_config")]
+    pg_config: PathBuf,
+    /// Where the results go.
+    #[arg(long, default_value = "target/bench/results.json")]
+    out: PathBuf,
+    /// Repetitions of each comparison; the medians count.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Only benchmarks whose id contains this.
+    #[arg(long, default_value = "")]
+    only: String,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let args = Args::parse();
+    let server = Server::prepared(&args.pg_config)?;
+    let mut results = Results::default();
+    if "hit_rps_vs_pg_select".contains(&args.only) {
+        results.add(hit_rps::run(&cluster(&server).await?, args.rounds).await?);
+    }
+    if "commit_to_applied_vs_pg_recvlogical".contains(&args.only) {
+        results.add(commit_to_applied::run(&cluster(&server).await?, args.rounds).await?);
+    }
+    results.write(&args.out)?;
+    results.print();
+    Ok(())
+}
+
+/// A fresh cluster with the extension, as an administrator would set it up (commits are flushed for real).
+async fn cluster(server: &Server) -> Result<Cluster> {
+    let options = ClusterOptions { fsync: true, ..ClusterOptions::on(server.clone()) };
+    let cluster = options.start().await?;
+    cluster.connect().await?.batch_execute("CREATE EXTENSION foreshard").await?;
+    Ok(cluster)
+}

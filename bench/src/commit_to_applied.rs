@@ -1,0 +1,135 @@
+//! How long after a commit an edge can answer with it, against PostgreSQL's own logical client.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use foreshard_tests::{Cluster, HttpClient, Sidecar};
+use tokio_postgres::Client;
+
+use crate::results::{Comparison, median};
+
+const COMMITS: usize = 300;
+
+/// Both sides follow the same commits of one table. The clock starts when COMMIT is sent. Ours stops when a request that
+/// asked for a position inside that commit is answered (from a shard the commit does not touch, so that only the stream
+/// is waited for); the peer's stops when `pg_recvlogical` has written the commit to its pipe.
+pub(crate) async fn run(cluster: &Cluster, rounds: usize) -> Result<Comparison> {
+    let db = cluster.connect().await?;
+    db.batch_execute(
+        "CREATE TABLE busy (id int PRIMARY KEY, v int NOT NULL);
+         INSERT INTO busy SELECT i, 0 FROM generate_series(1, 1000) i;
+         CREATE TABLE calm (id int PRIMARY KEY);
+         INSERT INTO calm VALUES (1);
+         SELECT foreshard.create_shard('busy', 'busy', key => '{id}');
+         SELECT foreshard.create_shard('calm', 'calm');
+         SELECT foreshard.map_function('f', '{busy,calm}');",
+    )
+    .await?;
+    let login = cluster.create_edge("bench").await?;
+    let sidecar = Sidecar::start(&login).await?;
+    let (mut ours, mut peer) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        ours.push(median(&mut through_sidecar(&db, &sidecar.http).await?)?);
+        peer.push(median(&mut through_pg_recvlogical(cluster, &db).await?)?);
+    }
+    Comparison::of(
+        "commit_to_applied_vs_pg_recvlogical",
+        format!(
+            "microseconds from sending COMMIT until it can be read at the edge over HTTP (p50 of {COMMITS}, loopback, fsync on), against arrival at pg_recvlogical with test_decoding"
+        ),
+        "lower",
+        &mut ours,
+        "pg_recvlogical",
+        &mut peer,
+    )
+}
+
+/// Writes and returns a position that only the commit will pass.
+async fn write(db: &Client, i: usize) -> Result<String> {
+    db.batch_execute("BEGIN").await?;
+    db.execute("UPDATE busy SET v = v + 1 WHERE id = $1", &[&(i as i32 % 1000 + 1)]).await?;
+    let row = db.query_one("SELECT (pg_current_wal_insert_lsn() + 1)::text", &[]).await?;
+    Ok(row.get(0))
+}
+
+async fn through_sidecar(db: &Client, http: &HttpClient) -> Result<Vec<f64>> {
+    let path = "/v1/functions/f/shards/calm/rows";
+    let mut took = Vec::with_capacity(COMMITS);
+    for i in 0..COMMITS {
+        ensure!(http.get(path).await?.status == 200, "the shard is not served");
+        let inside = write(db, i).await?;
+        let headers = [("Foreshard-Min-Lsn", inside.as_str())];
+        let mut answer = std::pin::pin!(http.get_with(path, &headers));
+        // The request is parked at the sidecar before the commit is sent.
+        let early = tokio::time::timeout(Duration::from_millis(3), &mut answer).await;
+        ensure!(early.is_err(), "answered before the commit");
+        let sent = Instant::now();
+        let (committed, answered) = tokio::join!(db.batch_execute("COMMIT"), async {
+            let answer = answer.await;
+            answer.map(|answer| (answer.status, sent.elapsed()))
+        });
+        committed?;
+        let (status, elapsed) = answered?;
+        ensure!(status == 200, "status {status}");
+        took.push(elapsed.as_secs_f64() * 1e6);
+    }
+    Ok(took)
+}
+
+async fn through_pg_recvlogical(cluster: &Cluster, db: &Client) -> Result<Vec<f64>> {
+    db.execute("SELECT pg_create_logical_replication_slot('peer', 'test_decoding')", &[]).await?;
+    let mut command = cluster.client_program("pg_recvlogical");
+    command.args([
+        "--dbname",
+        "postgres",
+        "--slot",
+        "peer",
+        "--start",
+        "--no-loop",
+        "--file",
+        "-",
+        "--status-interval",
+        "1",
+    ]);
+    let mut child = command.stdout(Stdio::piped()).spawn().context("starting pg_recvlogical")?;
+    let lines = arrivals(child.stdout.take().context("no pipe from pg_recvlogical")?);
+    let mut took = Vec::with_capacity(COMMITS);
+    // The first commits wait for the connection; they are not counted.
+    for i in 0..COMMITS + 5 {
+        write(db, i).await?;
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        let sent = Instant::now();
+        db.batch_execute("COMMIT").await?;
+        let arrived = tokio::task::block_in_place(|| lines.recv_timeout(Duration::from_secs(10)))
+            .context("pg_recvlogical did not deliver the commit")?;
+        if i >= 5 {
+            took.push(arrived.duration_since(sent).as_secs_f64() * 1e6);
+        }
+    }
+    child.kill()?;
+    child.wait()?;
+    foreshard_tests::eventually("the peer's slot is free", Duration::from_secs(10), || async {
+        let free =
+            db.query_one("SELECT NOT active FROM pg_replication_slots WHERE slot_name = 'peer'", &[]).await?;
+        Ok(free.get::<_, bool>(0).then_some(()))
+    })
+    .await?;
+    db.execute("SELECT pg_drop_replication_slot('peer')", &[]).await?;
+    Ok(took)
+}
+
+/// When each commit came through the pipe.
+fn arrivals(pipe: impl std::io::Read + Send + 'static) -> Receiver<Instant> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            if line.starts_with("COMMIT") && sender.send(Instant::now()).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}

@@ -1,0 +1,81 @@
+//! A cached shard over HTTP against PostgreSQL's fastest way to the same row.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use foreshard_tests::{Cluster, Endpoint, SidecarOptions};
+
+use crate::results::Comparison;
+
+const CONNECTIONS: usize = 16;
+const SECONDS: usize = 5;
+
+pub(crate) async fn run(cluster: &Cluster, rounds: usize) -> Result<Comparison> {
+    let db = cluster.connect().await?;
+    db.batch_execute(
+        "CREATE TABLE item (id int PRIMARY KEY, payload text NOT NULL);
+         INSERT INTO item SELECT i, repeat(md5(i::text), 31) FROM generate_series(1, 1000) i;
+         VACUUM ANALYZE item;
+         SELECT foreshard.create_shard('item', 'item', key => '{id}');
+         SELECT foreshard.map_function('card', '{item}');",
+    )
+    .await?;
+    let login = cluster.create_edge("bench").await?;
+    let options = SidecarOptions { unix_socket: false, ..SidecarOptions::of(&login) };
+    let sidecar = options.start().await?;
+    let client = &sidecar.http;
+    let Endpoint::Tcp(address) = client.endpoint() else { bail!("wrk needs a TCP endpoint") };
+    let path = "/v1/functions/card/shards/item/rows?id=eq.7";
+    let warm = client.get(path).await?;
+    ensure!(warm.status == 200, "the shard is not served: {}", warm.text());
+    let again = client.get(path).await?;
+    ensure!(
+        again.header("cache-status").is_some_and(|status| status.contains("hit")),
+        "the second read is no hit"
+    );
+    let size = again.text().len();
+
+    let script = std::env::temp_dir().join(format!("foreshard-bench-{}.sql", std::process::id()));
+    std::fs::write(&script, "SELECT * FROM item WHERE id = 7;\n")?;
+    let (mut ours, mut peer) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        ours.push(wrk(&format!("http://{address}{path}"))?);
+        peer.push(pgbench(cluster, &script)?);
+    }
+    std::fs::remove_file(&script)?;
+    Comparison::of(
+        "hit_rps_vs_pg_select",
+        format!(
+            "requests/s at {CONNECTIONS} connections on loopback: a held {size}-byte shard over HTTP, against a prepared single-row select of the same row"
+        ),
+        "higher",
+        &mut ours,
+        "PostgreSQL 15, pgbench -M prepared",
+        &mut peer,
+    )
+}
+
+fn wrk(url: &str) -> Result<f64> {
+    let connections = format!("-c{CONNECTIONS}");
+    let seconds = format!("-d{SECONDS}s");
+    let output = Command::new("wrk").args(["-t2", &connections, &seconds, url]).output();
+    let output = output.context("wrk is needed: scripts/setup.sh bench installs it")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(!text.contains("Non-2xx"), "wrk saw errors:\n{text}");
+    number_after(&text, "Requests/sec:").with_context(|| format!("wrk printed no rate:\n{text}"))
+}
+
+fn pgbench(cluster: &Cluster, script: &std::path::Path) -> Result<f64> {
+    let mut command = cluster.client_program("pgbench");
+    let (clients, seconds) = (CONNECTIONS.to_string(), SECONDS.to_string());
+    command.args(["-n", "-M", "prepared", "-j", "2", "-c", &clients, "-T", &seconds, "-f"]).arg(script);
+    let output = command.output().context("running pgbench")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    number_after(&text, "tps =").with_context(|| {
+        format!("pgbench printed no rate:\n{text}{}", String::from_utf8_lossy(&output.stderr))
+    })
+}
+
+fn number_after(text: &str, label: &str) -> Option<f64> {
+    text.split(label).nth(1)?.split_whitespace().next()?.parse().ok()
+}
