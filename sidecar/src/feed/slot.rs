@@ -55,7 +55,7 @@ pub(crate) async fn prepare(config: &Config, acknowledged: Lsn) -> Result<Slot, 
 
 async fn slot_name(client: &Client, edge: &str) -> Result<String, OriginError> {
     let settings = "SELECT current_setting('wal_level'), current_setting('output_plugin_libraries', true), pg_catalog.pg_is_in_recovery(), \
-                    pg_catalog.to_regclass('foreshard.edges') IS NOT NULL";
+                    EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'foreshard')";
     let row = client.query_one(settings, &[]).await.map_err(|error| OriginError::of(&error))?;
     let (wal_level, allowed, standby, installed): (String, Option<String>, bool, bool) =
         (row.get(0), row.get(1), row.get(2), row.get(3));
@@ -81,15 +81,8 @@ async fn slot_name(client: &Client, edge: &str) -> Result<String, OriginError> {
             "the output plugin is not allowed: run ALTER SYSTEM SET output_plugin_libraries = foreshard{rest}; SELECT pg_reload_conf();"
         )));
     }
-    let query = "SELECT slot_name::text FROM foreshard.edges WHERE name = $1";
-    let row = client.query_opt(query, &[&edge]).await.map_err(|error| OriginError::of(&error))?;
-    match row {
-        Some(row) => Ok(row.get(0)),
-        None => Err(permanent(format!(
-            "the origin has no edge {edge:?}: run SELECT foreshard.create_edge('{}')",
-            edge.replace('\'', "''")
-        ))),
-    }
+    let row = client.query_one("SELECT foreshard.edge_slot($1)", &[&edge]).await;
+    row.map(|row| row.get(0)).map_err(|error| OriginError::of(&error))
 }
 
 fn permanent(message: String) -> OriginError {

@@ -41,8 +41,10 @@ pub(crate) struct Log {
     most: usize,
 }
 
-/// Most executions in one statement.
+/// Most executions in one statement, and most statements in one interval: however busy an edge is, its log costs the
+/// origin no more than that. What does not fit is dropped and counted.
 const BATCH: usize = 500;
+const BATCHES: usize = 4;
 
 /// A logger and its log, holding at most `most` executions each.
 pub(crate) fn channel(most: usize) -> (Logger, Log) {
@@ -85,7 +87,10 @@ impl Log {
         within: Duration,
         shared: &Shared,
     ) -> anyhow::Result<()> {
-        while !self.waiting.is_empty() {
+        for _ in 0..BATCHES {
+            if self.waiting.is_empty() {
+                break;
+            }
             let count = self.waiting.len().min(BATCH);
             let batch: Vec<&Execution> = self.waiting.iter().take(count).collect();
             let parameters: [&(dyn ToSql + Sync); 2] = [&edge, &Json(&batch)];
