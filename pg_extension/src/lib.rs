@@ -1,1 +1,13 @@
-//! placeholder
+//! The extension foreshard inside PostgreSQL.
+//!
+//! `api` holds the functions that SQL can call, `output_plugin` turns row changes into shard events, `catalog` is what both
+//! know of the definitions. They are safe code. Everything that touches PostgreSQL's C interface is in `pg`, the only
+//! module where `unsafe` is allowed.
+
+mod api;
+mod catalog;
+mod datetime;
+mod output_plugin;
+mod pg;
+
+pgrx::pg_module_magic!();

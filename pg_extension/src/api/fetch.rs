@@ -1,0 +1,156 @@
+use std::collections::BTreeMap;
+
+use foreshard_protocol::{FetchFailure, FetchHeader, FetchPart, InstanceId, KeyPart, Row, encode};
+use pgrx::PgSqlErrorCode;
+
+use super::edge::authorized;
+use super::statement::Readable;
+use crate::catalog::{self, Definitions, Shard, fail};
+use crate::pg::identity::Acting;
+use crate::pg::rows::{KeyValue, attempt, key_value, read};
+use crate::pg::scan::View;
+use crate::pg::{Oid, identity, log};
+
+/// Instances in one call.
+const INSTANCES: usize = 1000;
+/// About the size of one message of rows.
+const CHUNK: usize = 64 << 10;
+/// An instance of more text than this is not given out.
+const INSTANCE_BYTES: usize = 64 << 20;
+/// Rows read from the executor at once.
+const BATCH: i32 = 200;
+
+type Failure = (FetchFailure, String);
+
+/// Reads all instances in the snapshot of the running statement and gives each message to `put`.
+pub(crate) fn fetch(edge: Option<String>, instances: Option<Vec<Option<String>>>, put: &mut dyn FnMut(&[u8])) {
+    let (tables, _) = authorized(edge.as_deref());
+    let Some(instances) = instances else {
+        fail(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, "instances must not be NULL", "");
+    };
+    if instances.len() > INSTANCES {
+        fail(
+            PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            format!("at most {INSTANCES} instances can be fetched at once"),
+            "Split the list.",
+        );
+    }
+    let header = FetchHeader { snapshot: log::statement_snapshot(), wal_lsn: log::insert_position() };
+    put(&encode(&FetchPart::Header(header)));
+    let definitions = catalog::definitions(&tables, View::Statement);
+    let mut fetcher = Fetcher { mapped: mapped(&definitions), readable: BTreeMap::new() };
+    for (index, instance) in instances.iter().enumerate() {
+        let index = u32::try_from(index).unwrap_or(u32::MAX);
+        match fetcher.instance(index, instance.as_deref().unwrap_or_default()) {
+            Ok(parts) => parts.iter().for_each(|part| put(part)),
+            Err((failure, message)) => put(&encode(&FetchPart::Failed { index, failure, message })),
+        }
+    }
+}
+
+fn mapped(definitions: &Definitions) -> BTreeMap<&str, &Shard> {
+    definitions.mapped().map(|shard| (shard.name.as_str(), shard)).collect()
+}
+
+struct Fetcher<'a> {
+    mapped: BTreeMap<&'a str, &'a Shard>,
+    /// Prepared once per shard and call.
+    readable: BTreeMap<String, Result<Readable, String>>,
+}
+
+impl Fetcher<'_> {
+    /// The instance's messages. They are held back until it is complete, so that a failure in the middle takes them along.
+    fn instance(&mut self, index: u32, text: &str) -> Result<Vec<Vec<u8>>, Failure> {
+        let id: InstanceId = text.parse().map_err(|error| (FetchFailure::KeyMismatch, format!("{error}")))?;
+        let Some(shard) = self.mapped.get(id.shard.as_str()).copied() else {
+            return Err((FetchFailure::UnknownShard, format!("no function is mapped to shard {}", id.shard)));
+        };
+        let owner = Oid::from(shard.owner);
+        if !identity::role_exists(owner) {
+            return Err((FetchFailure::Broken, format!("the owner of shard {} is gone", shard.name)));
+        }
+        if !id.key.iter().map(|part| &part.column).eq(&shard.key) {
+            let wanted = shard.key.join(", ");
+            return Err((FetchFailure::KeyMismatch, format!("the key of shard {} is ({wanted})", shard.name)));
+        }
+        let readable = self.readable.entry(shard.name.clone()).or_insert_with(|| {
+            attempt(|| Readable::of(shard)).unwrap_or_else(|state| Err(format!("SQLSTATE {state}")))
+        });
+        let readable = readable.as_ref().map_err(|defect| {
+            (FetchFailure::Broken, format!("shard {} can't be read: {defect}", shard.name))
+        })?;
+
+        let mut canonical = InstanceId { shard: id.shard, key: Vec::new() };
+        let mut parameters: Vec<KeyValue> = Vec::new();
+        let mut nulls = Vec::new();
+        for (part, (_, base, typmod)) in id.key.into_iter().zip(&readable.key) {
+            let value = match part.value {
+                None => None,
+                Some(text) => {
+                    let Some(value) = key_value(&text, *base, *typmod) else {
+                        let message = format!("the value of {} is not of the column's type", part.column);
+                        return Err((FetchFailure::KeyType, message));
+                    };
+                    let canonical = value.canonical.clone();
+                    parameters.push(value);
+                    Some(canonical)
+                }
+            };
+            nulls.push(value.is_none());
+            canonical.key.push(KeyPart { column: part.column, value });
+        }
+
+        let first = FetchPart::Instance {
+            index,
+            canonical: canonical.to_string(),
+            generation: shard.generation,
+            columns: readable.columns.clone(),
+        };
+        let statement = readable.statement(&nulls);
+        let read = attempt(|| {
+            // The owner's rights decide, and what his table's types bring along runs restricted.
+            let _acting = Acting::as_role(owner);
+            rows(index, &statement, &parameters)
+        });
+        match read {
+            Ok(Some(mut parts)) => {
+                parts.insert(0, encode(&first));
+                Ok(parts)
+            }
+            Ok(None) => Err((
+                FetchFailure::TooLarge,
+                format!("an instance of shard {} is larger than {INSTANCE_BYTES} bytes", shard.name),
+            )),
+            Err(state) => {
+                Err((FetchFailure::Broken, format!("reading shard {} failed with SQLSTATE {state}", shard.name)))
+            }
+        }
+    }
+}
+
+/// Messages of rows; `None` if they are too many.
+fn rows(index: u32, statement: &str, parameters: &[KeyValue]) -> Option<Vec<Vec<u8>>> {
+    let mut parts = Vec::new();
+    let mut chunk: Vec<Row> = Vec::new();
+    let (mut chunk_bytes, mut bytes) = (0, 0);
+    read(statement, parameters, BATCH, |batch| {
+        for row in batch {
+            let size: usize = row.iter().map(|value| value.as_ref().map_or(1, |text| text.len() + 2)).sum();
+            bytes += size;
+            chunk_bytes += size;
+            chunk.push(row);
+            if chunk_bytes >= CHUNK {
+                parts.push(encode(&FetchPart::Rows { index, rows: std::mem::take(&mut chunk) }));
+                chunk_bytes = 0;
+            }
+        }
+        bytes <= INSTANCE_BYTES
+    });
+    if bytes > INSTANCE_BYTES {
+        return None;
+    }
+    if !chunk.is_empty() {
+        parts.push(encode(&FetchPart::Rows { index, rows: chunk }));
+    }
+    Some(parts)
+}

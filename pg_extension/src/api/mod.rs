@@ -1,0 +1,10 @@
+//! The functions that SQL can call; `sql/` declares them by their symbols.
+
+mod edge;
+mod fetch;
+mod instances;
+mod predicate;
+mod statement;
+mod token;
+
+pub(crate) use fetch::fetch;

@@ -1,0 +1,93 @@
+//! The SELECT that reads one shard instance.
+
+use foreshard_protocol::Column;
+
+use crate::catalog::Shard;
+use crate::pg::relation::{ColumnShape, Shape};
+use crate::pg::rows::{primary_key, quoted};
+use crate::pg::{Oid, predicate, value};
+
+/// Everything of a shard that its statement needs, as the source table is now.
+pub(super) struct Readable {
+    /// Columns of every row.
+    pub(super) columns: Vec<Column>,
+    /// Key columns: name, type below any domain, type modifier.
+    pub(super) key: Vec<(String, Oid, i32)>,
+    select: String,
+    filter: Option<String>,
+    order: Vec<String>,
+}
+
+impl Readable {
+    /// Says what is wrong where the source no longer fits the definition.
+    pub(super) fn of(shard: &Shard) -> Result<Readable, String> {
+        if let Some(defect) = &shard.defect {
+            return Err(defect.clone());
+        }
+        let source = Oid::from(shard.source);
+        let shape = Shape::of(source).ok_or("the source table is gone")?;
+        if shape.row_security() {
+            return Err("the source table has row-level security".into());
+        }
+        let present = |attnum: &i16| shape.column(*attnum).ok_or("a column of the shard is gone");
+        let chosen: Vec<&ColumnShape> = match &shard.column_attnums {
+            Some(attnums) => attnums.iter().map(present).collect::<Result<_, _>>()?,
+            None => shape.columns.iter().filter(|column| !column.dropped).collect(),
+        };
+        let key: Vec<&ColumnShape> = shard.key_attnums.iter().map(present).collect::<Result<_, _>>()?;
+        let list: Vec<String> = chosen.iter().map(|column| expression(column)).collect();
+        // Children that were added to an ordinary table later are not followed by the stream, so they are not read either.
+        let only = if shape.is_partitioned() { "" } else { "ONLY " };
+        Ok(Readable {
+            columns: chosen
+                .iter()
+                .map(|column| Column { name: column.name.clone(), kind: value::kind(column.column_type).0 })
+                .collect(),
+            key: key
+                .iter()
+                .map(|column| (column.name.clone(), value::base_type(column.column_type), column.typmod()))
+                .collect(),
+            select: format!("SELECT {} FROM {only}{} AS t", list.join(", "), shard.source_name),
+            filter: shard.predicate_tree.as_deref().map(|tree| predicate::text(source, tree)),
+            order: primary_key(source)
+                .iter()
+                .filter_map(|attnum| shape.column(*attnum))
+                .filter(|column| !key.iter().any(|part| part.attnum == column.attnum))
+                .map(|column| format!("t.{}", quoted(&column.name)))
+                .collect(),
+        })
+    }
+
+    /// The statement for an instance whose key columns are NULL where `nulls` says so; the others are parameters in order.
+    pub(super) fn statement(&self, nulls: &[bool]) -> String {
+        let mut conditions: Vec<String> = self.filter.iter().map(|filter| format!("({filter})")).collect();
+        let mut parameter = 0;
+        for ((name, _, _), null) in self.key.iter().zip(nulls) {
+            conditions.push(if *null {
+                format!("t.{} IS NULL", quoted(name))
+            } else {
+                parameter += 1;
+                format!("t.{} = ${parameter}", quoted(name))
+            });
+        }
+        let mut statement = self.select.clone();
+        if !conditions.is_empty() {
+            statement += " WHERE ";
+            statement += &conditions.join(" AND ");
+        }
+        if !self.order.is_empty() {
+            statement += " ORDER BY ";
+            statement += &self.order.join(", ");
+        }
+        statement
+    }
+}
+
+/// Nested types become JSON where their parts are known; all others leave as they are and become JSON at the edge.
+fn expression(column: &ColumnShape) -> String {
+    let name = quoted(&column.name);
+    match value::kind(column.column_type) {
+        (_, true) => format!("pg_catalog.to_json(t.{name}) AS {name}"),
+        _ => format!("t.{name}"),
+    }
+}

@@ -1,0 +1,96 @@
+use foreshard_protocol::Schedule;
+
+use super::{Definitions, Shard, schedule};
+use crate::pg::Oid;
+use crate::pg::relation::{own_table, qualified_name};
+use crate::pg::scan::{View, every_row};
+
+/// The extension's tables that are read by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tables {
+    pub(crate) shard: Oid,
+    pub(crate) mapping: Oid,
+    pub(crate) edge: Oid,
+    pub(crate) schedules: Oid,
+}
+
+impl Tables {
+    /// `None` where the extension is not installed.
+    pub(crate) fn find() -> Option<Tables> {
+        Some(Tables {
+            shard: own_table(c"shard")?,
+            mapping: own_table(c"mapping")?,
+            edge: own_table(c"edge")?,
+            schedules: own_table(c"schedules")?,
+        })
+    }
+
+    /// Whether `table` holds definitions.
+    pub(crate) fn defines(&self, table: Oid) -> bool {
+        table == self.shard || table == self.mapping || table == self.edge
+    }
+}
+
+/// An edge location.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Edge {
+    /// Who may run its sidecar; superusers always may.
+    pub(crate) role: Option<Oid>,
+    /// Its replication slot.
+    pub(crate) slot_name: String,
+}
+
+/// The edge of that name.
+pub(crate) fn edge(tables: &Tables, name: &str, view: View) -> Option<Edge> {
+    let mut found = None;
+    every_row(tables.edge, view, |row| {
+        if row.text(1).as_deref() == Some(name) {
+            found = Some(Edge { role: row.oid(4), slot_name: row.text(5).unwrap_or_default() });
+        }
+    });
+    found
+}
+
+/// All shards and mappings.
+pub(crate) fn definitions(tables: &Tables, view: View) -> Definitions {
+    let mut all = Definitions::default();
+    every_row(tables.shard, view, |row| {
+        let (Some(name), Some(source)) = (row.text(1), row.oid(2)) else { return };
+        let shard = Shard {
+            name: name.clone(),
+            source: source.into(),
+            source_name: qualified_name(source),
+            owner: row.oid(6).map_or(0, u32::from),
+            generation: row.bigint(7).unwrap_or_default().cast_unsigned(),
+            key: row.names(4).unwrap_or_default(),
+            key_attnums: row.smallints(9).unwrap_or_default(),
+            column_attnums: row.smallints(10),
+            predicate_tree: row.text(8),
+            defect: row.text(11),
+        };
+        all.shards.insert(name, shard);
+    });
+    let mut rows = Vec::new();
+    every_row(tables.mapping, view, |row| {
+        if let (Some(function), Some(ordinal), Some(shard)) = (row.text(1), row.integer(2), row.text(3)) {
+            rows.push((function, ordinal, shard));
+        }
+    });
+    rows.sort();
+    for (function, _, shard) in rows {
+        all.functions.entry(function).or_default().push(shard);
+    }
+    all
+}
+
+/// Schedules of an edge that are not over at `now` (microseconds since 1970-01-01 UTC), ascending by id.
+pub(crate) fn schedules(tables: &Tables, edge: &str, now: i64, view: View) -> Vec<Schedule> {
+    let mut found = Vec::new();
+    every_row(tables.schedules, view, |row| {
+        if row.text(2).as_deref() == Some(edge) {
+            found.extend(schedule(row).filter(|schedule| schedule.ends_at > now));
+        }
+    });
+    found.sort_by_key(|schedule| schedule.id);
+    found
+}

@@ -1,0 +1,11 @@
+//! What the extension knows of shards, functions and edges.
+
+mod definitions;
+mod failure;
+mod load;
+mod schedule;
+
+pub(crate) use definitions::{Definitions, Shard};
+pub(crate) use failure::fail;
+pub(crate) use load::{Edge, Tables, definitions, edge, schedules};
+pub(crate) use schedule::{POSTGRES_EPOCH, schedule};

@@ -1,0 +1,259 @@
+use foreshard_protocol::{CatalogChange, Event, Frame, Lsn, Schedule, WholeReason, Xid, encode};
+use pgrx::PgSqlErrorCode;
+
+use super::image::touch;
+use super::options::Options;
+use super::sources::{Prepared, Sources};
+use super::touched::Touched;
+use crate::catalog::{self, Definitions, Tables, fail, schedule};
+use crate::pg::change::RowChange;
+use crate::pg::scan::View;
+use crate::pg::{Oid, identity, invalidation};
+
+/// What a commit record says.
+pub(crate) struct Commit {
+    /// Top-level transaction id in full width.
+    pub(crate) xid: Xid,
+    /// Start of the commit record.
+    pub(crate) commit_lsn: Lsn,
+    /// End of the commit record.
+    pub(crate) end_lsn: Lsn,
+    /// Microseconds since 1970-01-01 UTC.
+    pub(crate) commit_time: i64,
+}
+
+/// One consumer's decoding.
+///
+/// Definitions are those in force after all transactions that were decoded before: the stream is in commit order, and so is
+/// what the edge knows. They are not those a row change itself could see. A transaction that began before a shard was created
+/// and commits after it must still be told to that shard.
+pub(crate) struct Session {
+    edge: String,
+    /// `None` before the first transaction.
+    known: Option<Known>,
+    touched: Touched,
+    schedules: Vec<Schedule>,
+    /// A row of the definitions was changed by this transaction.
+    redefined: bool,
+    altered: Altered,
+}
+
+struct Known {
+    tables: Option<Tables>,
+    definitions: Definitions,
+    sources: Sources,
+    /// The first transaction is still running. Its snapshot is that of when it began, and definitions that were committed since
+    /// then, but before this session, are not in it.
+    tentative: bool,
+}
+
+/// Relations that were invalidated since the last commit.
+#[derive(Default)]
+struct Altered {
+    all: bool,
+    tables: Vec<Oid>,
+}
+
+impl Known {
+    fn load() -> Self {
+        let tables = Tables::find();
+        let definitions =
+            tables.map(|tables| catalog::definitions(&tables, View::Catalog)).unwrap_or_default();
+        let sources = Sources::of(&definitions);
+        Known { tables, definitions, sources, tentative: true }
+    }
+}
+
+impl Session {
+    /// Raises an ERROR unless the session's role may follow the edge.
+    pub(crate) fn check(options: &Options) {
+        let Some(tables) = Tables::find() else {
+            fail(
+                PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+                "extension foreshard is not installed in this database",
+                "Run CREATE EXTENSION foreshard in it, or connect to the database that has it.",
+            );
+        };
+        let edge = catalog::edge(&tables, &options.edge, View::Catalog);
+        // The same words for "no such edge" and "not yours", so that names can't be probed.
+        let allowed = match &edge {
+            Some(edge) => identity::may_act_as(identity::session_role(), edge.role),
+            None => false,
+        };
+        if !allowed {
+            let code = match edge {
+                None if identity::may_act_as(identity::session_role(), None) => {
+                    PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT
+                }
+                _ => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            };
+            fail(
+                code,
+                format!("edge \"{}\" does not exist or is not this role's", options.edge),
+                "Register it: SELECT foreshard.create_edge(name, role => …), with the role that the sidecar connects as.",
+            );
+        }
+    }
+
+    pub(crate) fn new(options: Options) -> Self {
+        Session {
+            edge: options.edge,
+            known: None,
+            touched: Touched::default(),
+            schedules: Vec::new(),
+            redefined: false,
+            altered: Altered::default(),
+        }
+    }
+
+    /// A transaction is about to be replayed.
+    pub(crate) fn begin(&mut self) {
+        self.touched = Touched::default();
+        self.schedules.clear();
+        self.redefined = false;
+        if self.known.is_none() {
+            self.known = Some(Known::load());
+        }
+        self.absorb_invalidations();
+    }
+
+    /// One row changed. True if PostgreSQL's memory was used for it.
+    pub(crate) fn change(&mut self, row: &RowChange<'_>) -> bool {
+        self.absorb_invalidations();
+        let Some(known) = &mut self.known else { return false };
+        let table = row.table();
+        if let Some(tables) = &known.tables {
+            if tables.defines(table) {
+                self.redefined = true;
+            } else if tables.schedules == table {
+                let edge = &self.edge;
+                let schedules = &mut self.schedules;
+                row.new_row(|row| {
+                    if row.text(2).as_ref() == Some(edge) {
+                        schedules.extend(schedule(row));
+                    }
+                });
+                return true;
+            }
+        }
+        if !known.sources.concerns(table) {
+            return false;
+        }
+        let touched = &mut self.touched;
+        match known.sources.prepared(table) {
+            Some(Prepared { evaluator, targets }) => row.evaluate(evaluator, |rule, old, new| {
+                let target = &targets[rule];
+                if let Some(touch) = touch(old, new, target.keyed) {
+                    touched.note(&target.shard.name, touch);
+                }
+            }),
+            // The row's own table can't be looked at: that must not happen, and must not be missed if it does.
+            None => {
+                for shard in known.sources.shards_on(table) {
+                    touched.whole(shard, WholeReason::Evaluation);
+                }
+            }
+        }
+        true
+    }
+
+    /// Tables were truncated.
+    pub(crate) fn truncate(&mut self, tables: &[Oid]) {
+        self.absorb_invalidations();
+        let Some(known) = &self.known else { return };
+        for table in tables {
+            for shard in known.sources.shards_on(*table) {
+                self.touched.whole(shard, WholeReason::Truncate);
+            }
+        }
+    }
+
+    /// The transaction is complete: its frame, encoded, unless nothing in it concerns the edge.
+    pub(crate) fn commit(&mut self, commit: &Commit) -> Option<Vec<u8>> {
+        self.absorb_invalidations();
+        let known = self.known.as_mut()?;
+        let mut events = Vec::new();
+
+        for shard in altered_shards(&mut known.sources, &self.altered, known.tentative) {
+            self.touched.whole(&shard, WholeReason::Ddl);
+        }
+        let tables_altered = known.tables.is_some_and(|tables| {
+            self.altered.all || self.altered.tables.iter().any(|table| tables.defines(*table))
+        });
+        if self.redefined || tables_altered || known.tentative {
+            events.extend(redefine(known, &mut self.touched, &self.edge, self.redefined || tables_altered));
+        }
+        self.altered = Altered::default();
+
+        let definitions = &known.definitions;
+        let mapped: std::collections::BTreeSet<&str> =
+            definitions.mapped().map(|shard| shard.name.as_str()).collect();
+        events.extend(self.touched.take(|shard| {
+            let shard = definitions.shards.get(shard)?;
+            mapped.contains(shard.name.as_str()).then_some(shard.key.as_slice())
+        }));
+        events.extend(self.schedules.drain(..).map(Event::Schedule));
+        (!events.is_empty()).then(|| {
+            encode(&Frame {
+                xid: commit.xid,
+                commit_lsn: commit.commit_lsn,
+                end_lsn: commit.end_lsn,
+                commit_time: commit.commit_time,
+                events,
+            })
+        })
+    }
+
+    fn absorb_invalidations(&mut self) {
+        let Some(invalidated) = invalidation::take() else { return };
+        let Some(known) = &mut self.known else { return };
+        if invalidated.all {
+            known.sources.forget_all();
+            self.altered.all = true;
+        }
+        for table in invalidated.relations {
+            let ours = known.tables.is_some_and(|tables| tables.defines(table));
+            if (ours || known.sources.concerns(table)) && !self.altered.tables.contains(&table) {
+                self.altered.tables.push(table);
+            }
+            known.sources.forget(table);
+        }
+    }
+}
+
+fn altered_shards(sources: &mut Sources, altered: &Altered, everything: bool) -> Vec<String> {
+    if altered.all || everything {
+        sources.reshaped(None)
+    } else if altered.tables.is_empty() {
+        Vec::new()
+    } else {
+        sources.reshaped(Some(&altered.tables))
+    }
+}
+
+/// Reads the definitions as of this commit and tells what differs. If the transaction itself did not change any, what differs
+/// was committed before this session's first transaction: the edge knows it, but rows of this transaction were evaluated
+/// without it.
+fn redefine(known: &mut Known, touched: &mut Touched, edge: &str, announce: bool) -> Vec<Event> {
+    let mut next = Known::load();
+    next.tentative = false;
+    let edge_there = next.tables.is_some_and(|tables| catalog::edge(&tables, edge, View::Catalog).is_some());
+    let changes = known.definitions.changes(&next.definitions);
+    if known.tentative {
+        for change in &changes {
+            if let CatalogChange::Shard(shard) = change {
+                touched.whole(&shard.name, WholeReason::Coarsened);
+            }
+        }
+    }
+    next.sources.inherit_shapes(&mut known.sources);
+    *known = next;
+    let mut events = Vec::new();
+    if announce {
+        events.extend(changes.into_iter().map(Event::Catalog));
+        if !edge_there {
+            events.push(Event::Catalog(CatalogChange::EdgeDropped));
+        }
+    }
+    events
+}

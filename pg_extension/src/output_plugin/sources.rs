@@ -1,0 +1,203 @@
+//! Which tables concern which shards: a shard's source, and every partition below it.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use crate::catalog::{Definitions, Shard};
+use crate::pg::Oid;
+use crate::pg::evaluator::{Evaluator, Wanted};
+use crate::pg::relation::{Shape, with_partitions};
+
+/// A table that shards are defined on.
+struct Source {
+    /// Itself first, then every partition below it. Empty if it is gone.
+    members: Vec<Shape>,
+    /// Its shards.
+    shards: Vec<Rc<Shard>>,
+}
+
+/// A shard evaluated on one table.
+pub(crate) struct Target {
+    /// The shard's name.
+    pub(crate) shard: Rc<Shard>,
+    /// Whether keys are told apart; not for a shard that can't be evaluated.
+    pub(crate) keyed: bool,
+}
+
+/// Everything needed for one table's rows.
+pub(crate) struct Prepared {
+    pub(crate) evaluator: Evaluator,
+    /// By the number of the evaluator's rule.
+    pub(crate) targets: Vec<Target>,
+}
+
+/// All tables that mapped shards are defined on.
+#[derive(Default)]
+pub(crate) struct Sources {
+    sources: HashMap<Oid, Source>,
+    /// The sources that a table's rows belong to.
+    memberships: HashMap<Oid, Vec<Oid>>,
+    /// Made when a table's first row comes by; `None` where nothing can be prepared.
+    prepared: HashMap<Oid, Option<Prepared>>,
+}
+
+impl Sources {
+    /// As the catalogs say under the snapshot in force.
+    pub(crate) fn of(definitions: &Definitions) -> Self {
+        let mut all = Sources::default();
+        for shard in definitions.mapped() {
+            let source = Oid::from(shard.source);
+            let entry = all
+                .sources
+                .entry(source)
+                .or_insert_with(|| Source { members: members(source), shards: Vec::new() });
+            entry.shards.push(Rc::new(shard.clone()));
+        }
+        all.index();
+        all
+    }
+
+    fn index(&mut self) {
+        self.memberships.clear();
+        for (oid, source) in &self.sources {
+            for member in &source.members {
+                self.memberships.entry(member.oid).or_default().push(*oid);
+            }
+            if source.members.is_empty() {
+                // A name for what is gone, so that its disappearance is noticed once only.
+                self.memberships.entry(*oid).or_default().push(*oid);
+            }
+        }
+    }
+
+    /// Whether rows of `table` concern any shard.
+    pub(crate) fn concerns(&self, table: Oid) -> bool {
+        self.memberships.contains_key(&table)
+    }
+
+    /// Names of the shards whose rows may be in `table`.
+    pub(crate) fn shards_on(&self, table: Oid) -> impl Iterator<Item = &str> {
+        self.memberships
+            .get(&table)
+            .into_iter()
+            .flatten()
+            .filter_map(|source| self.sources.get(source))
+            .flat_map(|source| source.shards.iter().map(|shard| shard.name.as_str()))
+    }
+
+    /// What evaluates the rows of `table`.
+    pub(crate) fn prepared(&mut self, table: Oid) -> Option<&mut Prepared> {
+        if !self.prepared.contains_key(&table) {
+            let fresh = self.prepare(table);
+            self.prepared.insert(table, fresh);
+        }
+        self.prepared.get_mut(&table)?.as_mut()
+    }
+
+    fn prepare(&self, table: Oid) -> Option<Prepared> {
+        // The shape of now, not of when the transaction began: it may have altered the table before this row.
+        let physical = Shape::of(table)?;
+        let mut mappings = Vec::new();
+        let mut shards = Vec::new();
+        for oid in self.memberships.get(&table)? {
+            let source = self.sources.get(oid)?;
+            let named = if *oid == table { Some(physical.clone()) } else { Shape::of(*oid) };
+            for shard in &source.shards {
+                mappings.push(named.as_ref().map(|named| numbers(named, &physical)).unwrap_or_default());
+                shards.push(shard);
+            }
+        }
+        let mut wanted = Vec::new();
+        let mut targets = Vec::new();
+        for (shard, mapping) in shards.into_iter().zip(&mappings) {
+            let key: Option<Vec<(i16, Oid)>> =
+                shard.key_attnums.iter().map(|attnum| physical_column(&physical, mapping, *attnum)).collect();
+            let usable = shard.defect.is_none() && !mapping.is_empty();
+            let (key, predicate) = match key {
+                Some(key) if usable => (key, shard.predicate_tree.as_deref()),
+                // An empty tree can't be prepared: every row may be in the shard.
+                _ => (Vec::new(), Some("")),
+            };
+            targets.push(Target { shard: Rc::clone(shard), keyed: !key.is_empty() });
+            wanted.push(Wanted { key, predicate, mapping });
+        }
+        Some(Prepared { evaluator: Evaluator::new(table, &wanted)?, targets })
+    }
+
+    /// Forgets what was prepared for a table, and for partitions of it.
+    pub(crate) fn forget(&mut self, table: Oid) {
+        self.prepared.remove(&table);
+        if let Some(source) = self.sources.get(&table) {
+            for member in &source.members {
+                self.prepared.remove(&member.oid);
+            }
+        }
+    }
+
+    /// Forgets all that was prepared.
+    pub(crate) fn forget_all(&mut self) {
+        self.prepared.clear();
+    }
+
+    /// Looks at the sources that one of `tables` belongs to (all with `None`) and gives the shards whose table has another
+    /// shape than before.
+    pub(crate) fn reshaped(&mut self, tables: Option<&[Oid]>) -> Vec<String> {
+        let mut suspects: Vec<Oid> = match tables {
+            None => self.sources.keys().copied().collect(),
+            Some(tables) => tables.iter().filter_map(|table| self.memberships.get(table)).flatten().copied().collect(),
+        };
+        suspects.sort_unstable_by_key(|oid| u32::from(*oid));
+        suspects.dedup();
+        let mut shards = Vec::new();
+        for oid in suspects {
+            let Some(source) = self.sources.get_mut(&oid) else { continue };
+            let now = members(oid);
+            if now != source.members {
+                source.members = now;
+                shards.extend(source.shards.iter().map(|shard| shard.name.clone()));
+            }
+        }
+        if !shards.is_empty() {
+            self.index();
+            self.forget_all();
+        }
+        shards
+    }
+
+    /// Takes over the shapes that `before` knew, for sources that both have, so that what differs is noticed by `reshaped`.
+    pub(crate) fn inherit_shapes(&mut self, before: &mut Sources) {
+        for (oid, source) in &mut self.sources {
+            if let Some(known) = before.sources.get_mut(oid) {
+                source.members = std::mem::take(&mut known.members);
+            }
+        }
+        self.index();
+    }
+}
+
+/// A table and its partitions as they are under the snapshot in force.
+fn members(source: Oid) -> Vec<Shape> {
+    let Some(root) = Shape::of(source) else { return Vec::new() };
+    if !root.is_partitioned() {
+        return vec![root];
+    }
+    with_partitions(source).into_iter().filter_map(Shape::of).collect()
+}
+
+/// Number in `physical` of each column of `named`, by name; 0 where there is none.
+fn numbers(named: &Shape, physical: &Shape) -> Vec<i16> {
+    named
+        .columns
+        .iter()
+        .map(|column| {
+            let same = (!column.dropped).then(|| physical.named(&column.name)).flatten();
+            same.map_or(0, |same| same.attnum)
+        })
+        .collect()
+}
+
+fn physical_column(physical: &Shape, mapping: &[i16], attnum: i16) -> Option<(i16, Oid)> {
+    let at = usize::try_from(attnum).ok()?.checked_sub(1)?;
+    let column = physical.column(*mapping.get(at)?)?;
+    Some((column.attnum, column.column_type))
+}

@@ -1,0 +1,82 @@
+//! Functions of PostgreSQL that pgrx's bindings leave out, declared as its headers do and guarded as pgrx guards its own.
+
+use std::ffi::{c_char, c_int, c_void};
+
+use pgrx::pg_sys;
+use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
+
+/// Called for every node by the expression walkers; true stops the walk.
+pub(super) type Walker = unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut c_void) -> bool;
+
+mod raw {
+    use super::{Walker, c_char, c_int, c_void, pg_sys};
+
+    unsafe extern "C-unwind" {
+        // catalog/pg_inherits.h
+        pub(super) fn find_all_inheritors(
+            parent: pg_sys::Oid,
+            lockmode: c_int,
+            numparents: *mut *mut pg_sys::List,
+        ) -> *mut pg_sys::List;
+
+        // replication/message.h; the last argument is new in 17
+        pub(super) fn LogLogicalMessage(
+            prefix: *const c_char,
+            message: *const c_char,
+            size: usize,
+            transactional: bool,
+            #[cfg(not(any(feature = "pg15", feature = "pg16")))] flush: bool,
+        ) -> pg_sys::XLogRecPtr;
+
+        // nodes/nodeFuncs.h; a macro over the _impl function since 16
+        #[cfg_attr(not(feature = "pg15"), link_name = "expression_tree_walker_impl")]
+        pub(super) fn expression_tree_walker(
+            node: *mut pg_sys::Node,
+            walker: Option<Walker>,
+            context: *mut c_void,
+        ) -> bool;
+    }
+}
+
+/// A relation and everything that inherits from it or is a partition of it, as OIDs in the current memory context.
+///
+/// # Safety
+/// Inside a transaction.
+pub(super) unsafe fn find_all_inheritors(parent: pg_sys::Oid) -> *mut pg_sys::List {
+    let none = std::ptr::null_mut();
+    // SAFETY: by contract; no lock is taken and the parents' numbers are not asked for.
+    unsafe { pg_guard_ffi_boundary(|| raw::find_all_inheritors(parent, pg_sys::NoLock as c_int, none)) }
+}
+
+/// Writes an empty message of this prefix that belongs to no transaction.
+///
+/// # Safety
+/// `prefix` is NUL-terminated.
+pub(super) unsafe fn log_empty_message(prefix: *const c_char) {
+    // SAFETY: by contract; the payload has no bytes.
+    unsafe {
+        pg_guard_ffi_boundary(|| {
+            raw::LogLogicalMessage(
+                prefix,
+                c"".as_ptr(),
+                0,
+                false,
+                #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+                false,
+            )
+        });
+    }
+}
+
+/// Calls `walker` for every child of `node`.
+///
+/// # Safety
+/// `node` is an expression and `context` what `walker` expects.
+pub(super) unsafe fn expression_tree_walker(
+    node: *mut pg_sys::Node,
+    walker: Walker,
+    context: *mut c_void,
+) -> bool {
+    // SAFETY: by contract.
+    unsafe { pg_guard_ffi_boundary(|| raw::expression_tree_walker(node, Some(walker), context)) }
+}

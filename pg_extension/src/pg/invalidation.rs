@@ -1,0 +1,57 @@
+//! Which relations changed their definition, as PostgreSQL's cache invalidations tell. While decoding they are replayed at
+//! their place in the log; between transactions they also tell of what other sessions do right now.
+
+use std::cell::RefCell;
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use super::Oid;
+
+/// What was invalidated since the last look.
+#[derive(Debug, Default)]
+pub(crate) struct Invalidated {
+    /// Everything may have changed.
+    pub(crate) all: bool,
+    /// These relations may have changed.
+    pub(crate) relations: Vec<Oid>,
+}
+
+/// More than so many are remembered as "all".
+const LIMIT: usize = 4096;
+
+thread_local! {
+    static PENDING: RefCell<Invalidated> = RefCell::default();
+    static REGISTERED: RefCell<bool> = const { RefCell::new(false) };
+}
+
+/// From now on invalidations are noted. A callback can't be taken back, so it is registered once per process.
+pub(crate) fn listen() {
+    REGISTERED.with_borrow_mut(|registered| {
+        if !*registered {
+            // SAFETY: the function stays where it is for the life of the process: libraries are never unloaded.
+            unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(note), pg_sys::Datum::from(0usize)) };
+            *registered = true;
+        }
+    });
+    PENDING.take();
+}
+
+/// What was invalidated since the last call, if anything.
+pub(crate) fn take() -> Option<Invalidated> {
+    PENDING.with_borrow_mut(|pending| {
+        (pending.all || !pending.relations.is_empty()).then(|| std::mem::take(pending))
+    })
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn note(_argument: pg_sys::Datum, relation: Oid) {
+    PENDING.with_borrow_mut(|pending| {
+        if relation == Oid::INVALID || pending.relations.len() >= LIMIT {
+            pending.all = true;
+            pending.relations.clear();
+        } else if !pending.all && pending.relations.last() != Some(&relation) {
+            pending.relations.push(relation);
+        }
+    });
+}

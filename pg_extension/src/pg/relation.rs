@@ -1,0 +1,141 @@
+//! What a relation looks like, as the catalogs say under the snapshot in force.
+
+use pgrx::{PgTupleDesc, pg_sys};
+
+use super::value::text_of;
+use super::{Oid, ffi};
+
+/// An open relation, closed on drop.
+pub(super) struct Opened(pub(super) pg_sys::Relation);
+
+impl Opened {
+    /// Without a lock, as decoding does: the catalogs as of the snapshot in force tell what the rows look like.
+    pub(super) fn unlocked(oid: Oid) -> Option<Self> {
+        // SAFETY: inside a transaction; a missing relation gives NULL.
+        let relation = unsafe { pg_sys::RelationIdGetRelation(oid) };
+        (!relation.is_null()).then_some(Opened(relation))
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        // SAFETY: opened by `unlocked`. While an ERROR unwinds the resource owner closes it instead, later; closing here as well
+        // is still in order then, because the reference is forgotten at once.
+        unsafe { pg_sys::RelationClose(self.0) }
+    }
+}
+
+/// Everything of a relation whose change makes copies of its rows worthless.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    pub(crate) oid: Oid,
+    kind: i8,
+    persistence: i8,
+    row_security: bool,
+    /// Another file means rewritten rows.
+    file: u32,
+    pub(crate) columns: Vec<ColumnShape>,
+}
+
+/// A column, dropped ones included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ColumnShape {
+    pub(crate) attnum: i16,
+    pub(crate) name: String,
+    pub(crate) column_type: Oid,
+    typmod: i32,
+    pub(crate) dropped: bool,
+    generated: i8,
+}
+
+impl ColumnShape {
+    /// The type modifier, as the length of char(n); −1 for none.
+    pub(crate) fn typmod(&self) -> i32 {
+        self.typmod
+    }
+}
+
+impl Shape {
+    /// `None` if there is no such relation any more.
+    pub(crate) fn of(oid: Oid) -> Option<Shape> {
+        let relation = Opened::unlocked(oid)?;
+        // SAFETY: the relation is open, so its descriptor and its pg_class row are alive; both are only read.
+        unsafe {
+            let class = &*(*relation.0).rd_rel;
+            let mut columns = Vec::new();
+            for column in PgTupleDesc::from_pg_unchecked((*relation.0).rd_att).iter() {
+                columns.push(ColumnShape {
+                    attnum: column.attnum,
+                    name: text_of(column.attname.data.as_ptr()),
+                    column_type: column.atttypid,
+                    typmod: column.atttypmod,
+                    dropped: column.attisdropped,
+                    generated: column.attgenerated as i8,
+                });
+            }
+            Some(Shape {
+                oid,
+                kind: class.relkind as i8,
+                persistence: class.relpersistence as i8,
+                row_security: class.relrowsecurity,
+                file: u32::from(class.relfilenode),
+                columns,
+            })
+        }
+    }
+
+    /// Whether policies decide which rows a role sees.
+    pub(crate) fn row_security(&self) -> bool {
+        self.row_security
+    }
+
+    /// Whether rows live in partitions.
+    pub(crate) fn is_partitioned(&self) -> bool {
+        self.kind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE
+    }
+
+    /// The column of that number, unless dropped.
+    pub(crate) fn column(&self, attnum: i16) -> Option<&ColumnShape> {
+        self.columns.iter().find(|column| column.attnum == attnum && !column.dropped)
+    }
+
+    /// The column of that name.
+    pub(crate) fn named(&self, name: &str) -> Option<&ColumnShape> {
+        self.columns.iter().find(|column| column.name == name && !column.dropped)
+    }
+}
+
+/// A relation and everything below it, itself first.
+pub(crate) fn with_partitions(root: Oid) -> Vec<Oid> {
+    // SAFETY: catalog scans inside a transaction; the list of OIDs is in the current memory context and only read.
+    unsafe {
+        let list = ffi::find_all_inheritors(root);
+        (0..pg_sys::list_length(list)).map(|index| pg_sys::list_nth_oid(list, index)).collect()
+    }
+}
+
+/// The OID of a table of the extension, `None` if the extension is not there (under the snapshot in force).
+pub(crate) fn own_table(name: &std::ffi::CStr) -> Option<Oid> {
+    // SAFETY: syscache lookups inside a transaction with NUL-terminated names.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(c"foreshard".as_ptr(), true);
+        if schema == Oid::INVALID {
+            return None;
+        }
+        let table = pg_sys::get_relname_relid(name.as_ptr(), schema);
+        (table != Oid::INVALID).then_some(table)
+    }
+}
+
+/// Schema-qualified name, quoted where needed; the number where the relation is gone.
+pub(crate) fn qualified_name(oid: Oid) -> String {
+    // SAFETY: catalog lookups inside a transaction; results are NUL-terminated strings in the current memory context or NULL.
+    unsafe {
+        let name = pg_sys::get_rel_name(oid);
+        if name.is_null() {
+            return u32::from(oid).to_string();
+        }
+        let schema = pg_sys::get_namespace_name(pg_sys::get_rel_namespace(oid));
+        text_of(pg_sys::quote_qualified_identifier(schema, name))
+    }
+}

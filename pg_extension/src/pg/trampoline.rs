@@ -1,0 +1,153 @@
+//! Functions that note who calls and run the one that does the work as the owner of the extension.
+//!
+//! SECURITY DEFINER would not do: inside it the caller can't be told from the session's role, so a function of somebody else
+//! could define shards in the name of the superuser that calls it.
+
+use std::ffi::{CStr, c_int};
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use super::identity::Acting;
+use super::{Oid, rows, value};
+use crate::api;
+
+macro_rules! entry {
+    ($name:ident, $info:ident, $body:path) => {
+        #[unsafe(no_mangle)]
+        #[doc(hidden)]
+        extern "C-unwind" fn $info() -> &'static pg_sys::Pg_finfo_record {
+            const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+            &RECORD
+        }
+
+        #[unsafe(no_mangle)]
+        #[pg_guard]
+        #[doc(hidden)]
+        unsafe extern "C-unwind" fn $name(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+            // SAFETY: the server calls with the arguments that the extension's script declares.
+            unsafe { $body(call) }
+        }
+    };
+}
+
+entry!(foreshard_create_shard, pg_finfo_foreshard_create_shard, create_shard);
+entry!(foreshard_drop_shard, pg_finfo_foreshard_drop_shard, drop_shard);
+entry!(foreshard_create_edge, pg_finfo_foreshard_create_edge, create_edge);
+entry!(foreshard_drop_edge, pg_finfo_foreshard_drop_edge, drop_edge);
+entry!(foreshard_fetch, pg_finfo_foreshard_fetch, fetch);
+
+unsafe fn create_shard(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    use pg_sys::{BOOLOID, NAMEARRAYOID, REGCLASSOID, TEXTOID};
+    let types = [TEXTOID, REGCLASSOID, TEXTOID, NAMEARRAYOID, NAMEARRAYOID, BOOLOID, BOOLOID];
+    // SAFETY: the types are those of the declaration.
+    unsafe { pass_on(call, c"SELECT foreshard.define_shard($1, $2, $3, $4, $5, $6, $7, $8)", &types) }
+}
+
+unsafe fn drop_shard(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: as above.
+    unsafe { pass_on(call, c"SELECT foreshard.remove_shard($1, $2, $3)", &[pg_sys::TEXTOID, pg_sys::BOOLOID]) }
+}
+
+unsafe fn create_edge(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    use pg_sys::{BOOLOID, FLOAT8OID, REGROLEOID, TEXTOID};
+    let types = [TEXTOID, FLOAT8OID, FLOAT8OID, REGROLEOID, BOOLOID];
+    // SAFETY: as above.
+    unsafe { pass_on(call, c"SELECT foreshard.register_edge($1, $2, $3, $4, $5, $6)", &types) }
+}
+
+unsafe fn drop_edge(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: as above.
+    unsafe { pass_on(call, c"SELECT foreshard.remove_edge($1, $2, $3)", &[pg_sys::TEXTOID, pg_sys::BOOLOID]) }
+}
+
+/// Runs `statement` as the owner of the called function, with the caller as `$1` and the call's arguments behind it.
+unsafe fn pass_on(call: pg_sys::FunctionCallInfo, statement: &CStr, types: &[Oid]) -> pg_sys::Datum {
+    // SAFETY: `call` has as many arguments as `types`, by contract; values outlive the statement.
+    unsafe {
+        let caller = super::identity::current_role();
+        let mut argument_types = vec![pg_sys::REGROLEOID];
+        let mut values = vec![pg_sys::Datum::from(caller)];
+        let mut nulls = vec![b' ' as std::ffi::c_char];
+        for (index, kind) in types.iter().enumerate() {
+            let argument = &*(*call).args.as_ptr().add(index);
+            argument_types.push(*kind);
+            values.push(argument.value);
+            nulls.push(if argument.isnull { b'n' } else { b' ' } as std::ffi::c_char);
+        }
+        let _acting = Acting::as_owner(owner((*(*call).flinfo).fn_oid));
+        pg_sys::SPI_connect();
+        pg_sys::SPI_execute_with_args(
+            statement.as_ptr(),
+            values.len() as c_int,
+            argument_types.as_mut_ptr(),
+            values.as_mut_ptr(),
+            nulls.as_ptr(),
+            false,
+            0,
+        );
+        pg_sys::SPI_finish();
+        pg_sys::Datum::from(0usize)
+    }
+}
+
+/// The owner of a function, who is the owner of the extension.
+unsafe fn owner(function: Oid) -> Oid {
+    // SAFETY: the function is the one being called, so its row exists; it is released after reading.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(
+            pg_sys::SysCacheIdentifier::PROCOID as c_int,
+            pg_sys::Datum::from(function),
+        );
+        if tuple.is_null() {
+            error!("the called function is gone");
+        }
+        let row: *const pg_sys::FormData_pg_proc = pg_sys::GETSTRUCT(tuple).cast();
+        let owner = (*row).proowner;
+        pg_sys::ReleaseSysCache(tuple);
+        owner
+    }
+}
+
+unsafe fn fetch(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: declared as fetch(text, text[]) RETURNS SETOF bytea. The tuple store keeps what it is given.
+    unsafe {
+        let argument = |index: usize| &*(*call).args.as_ptr().add(index);
+        let edge = String::from_datum(argument(0).value, argument(0).isnull);
+        let instances = Vec::<Option<String>>::from_datum(argument(1).value, argument(1).isnull);
+        pg_sys::InitMaterializedSRF(call, pg_sys::MAT_SRF_USE_EXPECTED_DESC);
+        let result = (*call).resultinfo.cast::<pg_sys::ReturnSetInfo>();
+        let mut sink = rows::Sink::new((*result).setResult, (*result).setDesc);
+        api::fetch(edge, instances, &mut |bytes| sink.put(bytes));
+        (*call).isnull = true;
+        pg_sys::Datum::from(0usize)
+    }
+}
+
+/// The owner of the function that is being called, for functions that pgrx declares.
+pub(crate) fn owner_of(call: pg_sys::FunctionCallInfo) -> Oid {
+    // SAFETY: pgrx passes the call that is running.
+    unsafe { owner((*(*call).flinfo).fn_oid) }
+}
+
+/// Appends a batch to the execution log as `owner`; the number of rows.
+pub(crate) fn append_executions(owner: Oid, edge: &str, batch: pgrx::JsonB) -> i64 {
+    let _acting = Acting::as_owner(owner);
+    let written = pgrx::Spi::get_one_with_args::<i64>(
+        "SELECT foreshard.append_executions($1, $2)",
+        &[edge.into(), batch.into()],
+    );
+    match written {
+        Ok(written) => written.unwrap_or_default(),
+        Err(problem) => error!("{problem}"),
+    }
+}
+
+/// Name of a role for messages.
+pub(crate) fn role_name(role: Oid) -> String {
+    // SAFETY: a catalog lookup; NULL for a role that is gone.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(role, true);
+        if name.is_null() { u32::from(role).to_string() } else { value::text_of(name) }
+    }
+}

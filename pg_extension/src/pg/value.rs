@@ -1,0 +1,144 @@
+//! Column values as text: one encoder for keys in the stream, keys of a fetch and fetched rows.
+
+use std::ffi::CStr;
+
+use foreshard_protocol::ColumnKind;
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+use super::Oid;
+use crate::datetime::{self, Style};
+
+/// How values of one type are written.
+pub(crate) struct Encoder {
+    form: Form,
+}
+
+enum Form {
+    Int2,
+    Int4,
+    Int8,
+    Bool { yes: &'static str, no: &'static str },
+    Date,
+    Timestamp { zone: bool, style: Style },
+    /// By the type's output function.
+    Output(Box<pg_sys::FmgrInfo>),
+}
+
+impl Encoder {
+    /// For a key column: the canonical text, exactly what the type's output function gives with ISO dates in UTC.
+    pub(crate) fn key(column_type: Oid) -> Self {
+        Self::new(column_type, Style::Plain)
+    }
+
+    /// For a column of a row: text as [`ColumnKind`] wants it.
+    pub(crate) fn row(column_type: Oid) -> Self {
+        Self::new(column_type, Style::Json)
+    }
+
+    fn new(column_type: Oid, style: Style) -> Self {
+        let form = match base_type(column_type) {
+            pg_sys::INT2OID => Form::Int2,
+            pg_sys::INT4OID => Form::Int4,
+            pg_sys::INT8OID => Form::Int8,
+            pg_sys::BOOLOID if style == Style::Json => Form::Bool { yes: "true", no: "false" },
+            pg_sys::BOOLOID => Form::Bool { yes: "t", no: "f" },
+            pg_sys::DATEOID => Form::Date,
+            pg_sys::TIMESTAMPOID => Form::Timestamp { zone: false, style },
+            pg_sys::TIMESTAMPTZOID => Form::Timestamp { zone: true, style },
+            _ => Form::Output(output_function(column_type)),
+        };
+        Encoder { form }
+    }
+
+    /// The text of `value`.
+    ///
+    /// # Safety
+    /// `value` is not NULL, of the type given to the constructor, and its memory is alive.
+    pub(super) unsafe fn text(&mut self, value: pg_sys::Datum) -> String {
+        match &mut self.form {
+            Form::Int2 => (value.value() as i16).to_string(),
+            Form::Int4 => (value.value() as i32).to_string(),
+            Form::Int8 => (value.value() as i64).to_string(),
+            Form::Bool { yes, no } => if value.value() as u8 != 0 { *yes } else { *no }.to_owned(),
+            Form::Date => datetime::date(value.value() as i32),
+            Form::Timestamp { zone, style } => datetime::timestamp(value.value() as i64, *zone, *style),
+            // SAFETY: the function is the type's own, set up by `output_function`; its result is a NUL-terminated string in the
+            // current memory context, which every caller resets.
+            Form::Output(function) => unsafe {
+                let text = pg_sys::OutputFunctionCall(&raw mut **function, value);
+                text_of(text)
+            },
+        }
+    }
+}
+
+/// Copies a C string of the server, whose encoding the extension requires to be UTF-8.
+///
+/// # Safety
+/// `text` is NUL-terminated and alive.
+pub(super) unsafe fn text_of(text: *const std::ffi::c_char) -> String {
+    // SAFETY: by contract.
+    let text = unsafe { CStr::from_ptr(text) };
+    match text.to_str() {
+        Ok(text) => text.to_owned(),
+        Err(_) => error!("a value is not UTF-8; foreshard needs a database with encoding UTF8"),
+    }
+}
+
+/// The type below any domains.
+pub(crate) fn base_type(column_type: Oid) -> Oid {
+    // SAFETY: a catalog lookup; an unknown type raises an ERROR.
+    unsafe { pg_sys::getBaseType(column_type) }
+}
+
+fn output_function(column_type: Oid) -> Box<pg_sys::FmgrInfo> {
+    let mut function = Oid::INVALID;
+    let mut varlena = false;
+    // SAFETY: FmgrInfo is plain data that fmgr_info_cxt fills; what the function caches goes to the named context, which
+    // lives as long as the process. The set of distinct functions is small and looked up once per relation or fetch.
+    unsafe {
+        let mut info: Box<pg_sys::FmgrInfo> = Box::new(std::mem::zeroed());
+        pg_sys::getTypeOutputInfo(column_type, &raw mut function, &raw mut varlena);
+        pg_sys::fmgr_info_cxt(function, &raw mut *info, pg_sys::CurrentMemoryContext);
+        info
+    }
+}
+
+/// How `row_to_json` would write a type, and whether the origin must turn the value into JSON itself.
+pub(crate) fn kind(column_type: Oid) -> (ColumnKind, bool) {
+    match base_type(column_type) {
+        pg_sys::BOOLOID => (ColumnKind::Bool, false),
+        pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID => (ColumnKind::Int, false),
+        pg_sys::FLOAT4OID | pg_sys::FLOAT8OID | pg_sys::NUMERICOID => (ColumnKind::Number, false),
+        pg_sys::DATEOID => (ColumnKind::Date, false),
+        pg_sys::TIMESTAMPOID => (ColumnKind::Timestamp, false),
+        pg_sys::TIMESTAMPTZOID => (ColumnKind::TimestampTz, false),
+        pg_sys::JSONOID | pg_sys::JSONBOID => (ColumnKind::Json, false),
+        other if is_nested(other) || has_json_cast(other) => (ColumnKind::Json, true),
+        _ => (ColumnKind::Text, false),
+    }
+}
+
+fn is_nested(base: Oid) -> bool {
+    // SAFETY: catalog lookups.
+    unsafe { pg_sys::get_element_type(base) != Oid::INVALID || pg_sys::type_is_rowtype(base) }
+}
+
+/// `to_json` honours a cast to json of types that are not built in.
+fn has_json_cast(base: Oid) -> bool {
+    if u32::from(base) < pg_sys::FirstNormalObjectId {
+        return false;
+    }
+    let mut function = Oid::INVALID;
+    // SAFETY: a catalog lookup that writes to a local.
+    let path = unsafe {
+        pg_sys::find_coercion_pathway(
+            pg_sys::JSONOID,
+            base,
+            pg_sys::CoercionContext::COERCION_EXPLICIT,
+            &raw mut function,
+        )
+    };
+    path == pg_sys::CoercionPathType::COERCION_PATH_FUNC && function != Oid::INVALID
+}

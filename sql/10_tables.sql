@@ -1,0 +1,94 @@
+-- Tables. shard, mapping and edge are read by the output plugin while it decodes, under the snapshot of that moment of the
+-- log: that is what user_catalog_table makes possible. Columns of type regclass and regrole are dumped as names, so
+-- definitions survive pg_dump | restore into a cluster with other OIDs.
+
+CREATE SCHEMA foreshard;
+COMMENT ON SCHEMA foreshard IS 'logical shards, their functions and edges, and the change stream for them';
+
+CREATE SEQUENCE foreshard.generation AS bigint;
+
+CREATE TABLE foreshard.shard (
+    name            text COLLATE "C" PRIMARY KEY CHECK (octet_length(name) BETWEEN 1 AND 63),
+    source          regclass NOT NULL,
+    predicate       text,
+    key             name[] NOT NULL,
+    columns         name[],
+    owner           regrole NOT NULL,
+    generation      bigint NOT NULL DEFAULT nextval('foreshard.generation'),
+    -- Derived from the columns above by the trigger foreshard.shard_derive, also when a dump is restored.
+    predicate_tree  text,
+    key_attnums     int2[],
+    column_attnums  int2[],
+    defect          text
+) WITH (user_catalog_table = true, toast_tuple_target = 8160);
+-- A value moved to the TOAST table could be vacuumed before a lagging decoder reads it; create_shard refuses rows so large.
+ALTER TABLE foreshard.shard ALTER predicate SET STORAGE MAIN, ALTER predicate_tree SET STORAGE MAIN,
+    ALTER key SET STORAGE MAIN, ALTER columns SET STORAGE MAIN, ALTER key_attnums SET STORAGE MAIN,
+    ALTER column_attnums SET STORAGE MAIN, ALTER defect SET STORAGE MAIN;
+COMMENT ON TABLE foreshard.shard IS 'definitions of logical shards; change them with create_shard and drop_shard only';
+
+CREATE TABLE foreshard.mapping (
+    function_id text COLLATE "C" NOT NULL CHECK (octet_length(function_id) BETWEEN 1 AND 256),
+    ordinal     int NOT NULL,
+    shard       text COLLATE "C" NOT NULL REFERENCES foreshard.shard ON DELETE CASCADE,
+    PRIMARY KEY (function_id, shard)
+) WITH (user_catalog_table = true);
+CREATE INDEX mapping_shard ON foreshard.mapping (shard);
+COMMENT ON TABLE foreshard.mapping IS 'which shards a function may read; change it with map_function and unmap_function only';
+
+CREATE TABLE foreshard.edge (
+    name       text COLLATE "C" PRIMARY KEY CHECK (octet_length(name) BETWEEN 1 AND 63),
+    latitude   float8 CHECK (latitude BETWEEN -90 AND 90),
+    longitude  float8 CHECK (longitude BETWEEN -180 AND 180),
+    role       regrole,
+    slot_name  text NOT NULL
+) WITH (user_catalog_table = true);
+COMMENT ON TABLE foreshard.edge IS 'edge locations; change them with create_edge and drop_edge only';
+
+CREATE TABLE foreshard.schedules (
+    id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    edge         text COLLATE "C" NOT NULL REFERENCES foreshard.edge ON DELETE CASCADE,
+    starts_at    timestamptz NOT NULL,
+    ends_at      timestamptz NOT NULL CHECK (ends_at > starts_at),
+    entries      jsonb NOT NULL,
+    published_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX schedules_edge ON foreshard.schedules (edge, ends_at);
+COMMENT ON TABLE foreshard.schedules IS 'prefetch schedules as published; of two for one moment and edge the higher id is in force';
+
+CREATE TABLE foreshard.executions (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    edge        text COLLATE "C" NOT NULL,
+    function_id text COLLATE "C" NOT NULL,
+    started_at  timestamptz NOT NULL,
+    tables      text[] NOT NULL,
+    filters     jsonb NOT NULL,
+    shards      text[] NOT NULL,
+    served_from text NOT NULL CHECK (served_from IN ('prefetch', 'reactive', 'origin', 'error')),
+    wait_us     bigint NOT NULL CHECK (wait_us >= 0),
+    bytes       bigint NOT NULL CHECK (bytes >= 0),
+    logged_xid  xid8 NOT NULL DEFAULT pg_current_xact_id()
+);
+CREATE INDEX executions_logged ON foreshard.executions (logged_xid, id);
+CREATE INDEX executions_started ON foreshard.executions USING brin (started_at);
+COMMENT ON TABLE foreshard.executions IS 'execution log of edge functions, shipped in batches by the edges';
+COMMENT ON COLUMN foreshard.executions.logged_xid IS
+    'an incremental reader takes rows below pg_snapshot_xmin(pg_current_snapshot()) in (logged_xid, id) order and misses none';
+
+CREATE TABLE foreshard.advice (
+    id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    made_at   timestamptz NOT NULL DEFAULT now(),
+    subject   text NOT NULL,
+    advice    text NOT NULL,
+    statement text,
+    evidence  jsonb NOT NULL DEFAULT '{}'
+);
+COMMENT ON TABLE foreshard.advice IS 'what the execution log says about the shard definitions, and the statement that would follow it';
+
+-- Definitions are part of a dump. Schedules, log and advice are not: they carry transaction ids and windows of this cluster.
+SELECT pg_catalog.pg_extension_config_dump('foreshard.generation', '');
+SELECT pg_catalog.pg_extension_config_dump('foreshard.shard',
+    'WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = source)');
+SELECT pg_catalog.pg_extension_config_dump('foreshard.mapping',
+    'WHERE EXISTS (SELECT FROM foreshard.shard s JOIN pg_catalog.pg_class c ON c.oid = s.source WHERE s.name = shard)');
+SELECT pg_catalog.pg_extension_config_dump('foreshard.edge', '');

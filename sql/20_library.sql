@@ -1,0 +1,60 @@
+-- Functions of the library. None may be called by PUBLIC; create_edge grants an edge's role the ones it needs.
+
+CREATE FUNCTION foreshard.version() RETURNS text
+    LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'version_wrapper';
+COMMENT ON FUNCTION foreshard.version() IS 'version of the library that is loaded';
+
+CREATE FUNCTION foreshard.commit_token() RETURNS pg_lsn
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'commit_token_wrapper';
+COMMENT ON FUNCTION foreshard.commit_token() IS
+    'a log position after every commit that this session knows of, already flushed: send it as Foreshard-Min-Lsn to read your own writes';
+
+-- The settings that value output depends on are pinned, so that a fetched row has the same bytes whatever the session's are.
+CREATE FUNCTION foreshard.fetch(edge text, instances text[]) RETURNS SETOF bytea
+    LANGUAGE c VOLATILE
+    SET search_path = pg_catalog, pg_temp
+    SET datestyle = 'ISO, MDY' SET intervalstyle = 'postgres' SET timezone = 'UTC' SET extra_float_digits = 1
+    SET bytea_output = 'hex' SET xmlbinary = 'base64' SET xmloption = 'content' SET lc_monetary = 'C'
+    AS 'MODULE_PATHNAME', 'foreshard_fetch';
+COMMENT ON FUNCTION foreshard.fetch(text, text[]) IS 'for sidecars: rows of shard instances, all in one snapshot, encoded';
+
+CREATE FUNCTION foreshard.edge_catalog(edge text) RETURNS bytea
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'edge_catalog_wrapper';
+COMMENT ON FUNCTION foreshard.edge_catalog(text) IS 'for sidecars: all definitions and running schedules of an edge in one snapshot, encoded';
+
+CREATE FUNCTION foreshard.edge_slot(edge text) RETURNS text
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'edge_slot_wrapper';
+COMMENT ON FUNCTION foreshard.edge_slot(text) IS 'for sidecars: the name of the replication slot that the edge uses';
+
+CREATE FUNCTION foreshard.nudge(edge text) RETURNS pg_lsn
+    LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'nudge_wrapper';
+COMMENT ON FUNCTION foreshard.nudge(text) IS 'for sidecars: writes and flushes an empty message, so that a stream on an idle server moves; the position behind it';
+
+CREATE FUNCTION foreshard.log_executions(edge text, batch jsonb) RETURNS bigint
+    LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'log_executions_wrapper';
+COMMENT ON FUNCTION foreshard.log_executions(text, jsonb) IS 'for sidecars: appends to foreshard.executions; how many rows';
+
+-- Helpers of the functions below; only their owner may call them.
+CREATE FUNCTION foreshard.compile_predicate(source oid, predicate text)
+    RETURNS TABLE (tree text, canonical text, attnums int2[])
+    LANGUAGE c VOLATILE STRICT SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'compile_predicate_wrapper';
+COMMENT ON FUNCTION foreshard.compile_predicate(oid, text) IS
+    'parses and checks a shard predicate: its expression tree, its text as PostgreSQL would write it, and the columns it reads';
+
+CREATE FUNCTION foreshard.predicate_text(source oid, tree text) RETURNS text
+    LANGUAGE c STABLE STRICT SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'predicate_text_wrapper';
+COMMENT ON FUNCTION foreshard.predicate_text(oid, text) IS 'a shard predicate with the column names of now';
+
+CREATE FUNCTION foreshard.instance_shard(instance text) RETURNS text
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'instance_shard_wrapper';
+COMMENT ON FUNCTION foreshard.instance_shard(text) IS 'the shard that a shard instance id names, NULL if the text is not one';
+
+CREATE FUNCTION foreshard.instance_fault(instance text, shard text, key text[], mapped boolean) RETURNS text
+    LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'instance_fault_wrapper';
+COMMENT ON FUNCTION foreshard.instance_fault(text, text, text[], boolean) IS
+    'what is wrong with a shard instance id, given the shard it names (NULL if there is none); NULL if nothing';

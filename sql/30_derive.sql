@@ -1,0 +1,55 @@
+-- What a definition means in terms of column numbers. A trigger derives it, so that a restored dump gets it as well.
+
+CREATE FUNCTION foreshard.attnums_of(source oid, names name[]) RETURNS int2[]
+    LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT coalesce(array_agg(a.attnum ORDER BY n.ordinality), '{}')
+        FROM unnest(names) WITH ORDINALITY AS n(name, ordinality)
+        LEFT JOIN pg_attribute a ON a.attrelid = source AND a.attname = n.name AND a.attnum > 0 AND NOT a.attisdropped
+    $$;
+COMMENT ON FUNCTION foreshard.attnums_of(oid, name[]) IS 'column numbers of the named columns, NULL for one that does not exist';
+
+CREATE FUNCTION foreshard.shard_derive() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+    BEGIN
+        NEW.defect := NULL;
+        NEW.predicate_tree := NULL;
+        NEW.key_attnums := foreshard.attnums_of(NEW.source, NEW.key);
+        NEW.column_attnums := foreshard.attnums_of(NEW.source, NEW.columns);
+        IF array_position(NEW.key_attnums, NULL) IS NOT NULL OR array_position(NEW.column_attnums, NULL) IS NOT NULL THEN
+            NEW.defect := format('a column of shard %I is missing from %s', NEW.name, NEW.source);
+        ELSIF NEW.predicate IS NOT NULL THEN
+            SELECT p.tree, p.canonical INTO STRICT NEW.predicate_tree, NEW.predicate
+            FROM foreshard.compile_predicate(NEW.source, NEW.predicate) AS p;
+        END IF;
+        RETURN NEW;
+    EXCEPTION WHEN OTHERS THEN
+        -- One definition that no longer fits must not keep a dump with a hundred others from being restored.
+        NEW.defect := left(SQLERRM, 500);
+        NEW.predicate_tree := NULL;
+        RETURN NEW;
+    END
+    $$;
+CREATE TRIGGER derive BEFORE INSERT OR UPDATE ON foreshard.shard
+    FOR EACH ROW EXECUTE FUNCTION foreshard.shard_derive();
+
+CREATE FUNCTION foreshard.slot_name_of(edge text) RETURNS text
+    LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT 'foreshard_' || left(regexp_replace(lower(edge COLLATE "C"), '[^a-z0-9_]', '_', 'g'), 40) || '_'
+            || left(md5(current_database() || '/' || edge), 10)
+    $$;
+COMMENT ON FUNCTION foreshard.slot_name_of(text) IS
+    'slot of an edge; the database is part of it because slot names are shared by all databases of a cluster';
+
+CREATE FUNCTION foreshard.edge_derive() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+    BEGIN
+        NEW.slot_name := foreshard.slot_name_of(NEW.name);
+        RETURN NEW;
+    END
+    $$;
+CREATE TRIGGER derive BEFORE INSERT ON foreshard.edge
+    FOR EACH ROW EXECUTE FUNCTION foreshard.edge_derive();

@@ -1,0 +1,154 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// What to install where.
+pub(crate) struct Request {
+    /// The pg_config of the server to build for and install into.
+    pub(crate) pg_config: PathBuf,
+    /// Optimised build.
+    pub(crate) release: bool,
+    /// Put before every installed path, for packaging.
+    pub(crate) destdir: Option<PathBuf>,
+}
+
+impl Default for Request {
+    fn default() -> Self {
+        Request { pg_config: "pg_config".into(), release: false, destdir: None }
+    }
+}
+
+/// Majors the extension is written for.
+const MAJORS: std::ops::RangeInclusive<u32> = 15..=18;
+
+pub(crate) fn run(request: &Request) -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies inside the workspace")?;
+    let pg_config = fs::canonicalize(&request.pg_config)
+        .or_else(|_| find_in_path(&request.pg_config))
+        .with_context(|| format!("no pg_config at {}", request.pg_config.display()))?;
+    let version = ask(&pg_config, "--version")?;
+    let major = major_of(&version)?;
+    ensure!(MAJORS.contains(&major), "{version} is not supported; PostgreSQL 15 to 18 are");
+
+    let library = build(root, &pg_config, major, request.release)?;
+    let place = |directory: String| match &request.destdir {
+        Some(destdir) => destdir.join(directory.trim_start_matches('/')),
+        None => PathBuf::from(directory),
+    };
+    let library_dir = place(ask(&pg_config, "--pkglibdir")?);
+    let extension_dir = place(format!("{}/extension", ask(&pg_config, "--sharedir")?));
+
+    let version = env!("CARGO_PKG_VERSION");
+    put(&library_dir, "foreshard.so", &fs::read(&library).with_context(|| library.display().to_string())?)?;
+    put(&extension_dir, "foreshard.control", control(version).as_bytes())?;
+    put(&extension_dir, &format!("foreshard--{version}.sql"), script(&root.join("sql"))?.as_bytes())?;
+    for step in sql_files(&root.join("migrations"))? {
+        let name = step.file_name().and_then(|name| name.to_str()).context("migration names are UTF-8")?;
+        put(&extension_dir, name, &fs::read(&step)?)?;
+    }
+    println!("foreshard {version} for PostgreSQL {major}: {}", library_dir.display());
+    Ok(())
+}
+
+fn find_in_path(program: &Path) -> std::io::Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|directory| directory.join(program))
+        .find(|candidate| candidate.is_file())
+        .ok_or_else(|| std::io::ErrorKind::NotFound.into())
+}
+
+fn ask(pg_config: &Path, question: &str) -> Result<String> {
+    let output = Command::new(pg_config).arg(question).output()?;
+    ensure!(output.status.success(), "{} {question} failed", pg_config.display());
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+/// `PostgreSQL 15.20 (Debian …)` is 15, `PostgreSQL 19beta1` is 19.
+fn major_of(version: &str) -> Result<u32> {
+    let number = version.split_whitespace().nth(1).unwrap_or_default();
+    let digits: String = number.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().with_context(|| format!("can't tell the major version from {version:?}"))
+}
+
+/// Builds the library; the workspace's target directory is shared by all majors, so the file is read right away.
+fn build(root: &Path, pg_config: &Path, major: u32, release: bool) -> Result<PathBuf> {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(root).env("PGRX_PG_CONFIG_PATH", pg_config).args([
+        "build",
+        "--package",
+        "pg_extension",
+        "--no-default-features",
+        "--features",
+        &format!("pg{major}"),
+    ]);
+    if release {
+        cargo.arg("--release");
+    }
+    if !cargo.status()?.success() {
+        bail!("building the extension for PostgreSQL {major} failed");
+    }
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    Ok(target.join(if release { "release" } else { "debug" }).join("libforeshard_pg.so"))
+}
+
+/// The control file.
+fn control(version: &str) -> String {
+    format!(
+        "# The script makes the schema foreshard itself, as a member that DROP EXTENSION takes along; one that CREATE EXTENSION\n\
+         # makes would stay behind. Functions name it in full, hence not relocatable. C functions need a superuser.\n\
+         comment = 'logical shards and their change stream for predictive prefetching at the edge'\n\
+         default_version = '{version}'\n\
+         module_pathname = '$libdir/foreshard'\n\
+         relocatable = false\n\
+         schema = pg_catalog\n\
+         superuser = true\n\
+         trusted = false\n\
+         requires = 'plpgsql'\n"
+    )
+}
+
+/// The install script: every file of `sql/` in the order of its number.
+fn script(directory: &Path) -> Result<String> {
+    let mut script = String::from("\\echo Use \"CREATE EXTENSION foreshard\" to load this file. \\quit\n\n");
+    for file in sql_files(directory)? {
+        script.push_str(&fs::read_to_string(&file)?);
+        script.push('\n');
+    }
+    Ok(script)
+}
+
+fn sql_files(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).with_context(|| directory.display().to_string())? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "sql") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Writes beside the target and renames: a running server keeps the library it has mapped, and never sees half a file.
+fn put(directory: &Path, name: &str, content: &[u8]) -> Result<()> {
+    fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
+    let target = directory.join(name);
+    let fresh = directory.join(format!(".{name}.new"));
+    fs::write(&fresh, content).with_context(|| fresh.display().to_string())?;
+    fs::rename(&fresh, &target).with_context(|| target.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn majors_are_read_from_what_pg_config_says() {
+        assert_eq!(major_of("PostgreSQL 15.20 (Debian 15.20-0+deb12u1)").unwrap(), 15);
+        assert_eq!(major_of("PostgreSQL 18beta1").unwrap(), 18);
+        assert!(major_of("MySQL").is_err());
+    }
+}
