@@ -7,6 +7,7 @@ use crate::experts::{Surroundings, gather, season_hits};
 use crate::minutes::SPAN;
 use crate::model::Model;
 use crate::registry::{Pair, Registry};
+use crate::window::Windows;
 
 /// Invocations of one function at one edge within one minute.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +80,8 @@ const JUMP: i64 = 2 * SPAN;
 const FAR: i64 = 1 << 40;
 const LONGEST_NAME: usize = 1024;
 const MOST_INSTANCES: usize = 256;
+/// One in so many predictions also becomes a window to calibrate schedules with.
+const WINDOW_STRIDE: i64 = 4;
 /// A younger history than this also asks the other edges.
 const YOUNG: i64 = 7 * 1440;
 
@@ -91,6 +94,7 @@ pub struct Engine {
     config: EngineConfig,
     pub(crate) registry: Registry,
     models: Vec<Model>,
+    pub(crate) windows: Windows,
     clock: Option<i64>,
     started: i64,
     ticks: i64,
@@ -107,6 +111,7 @@ impl Engine {
         Ok(Engine {
             registry: Registry::new(config.max_histories, config.max_edges, config.max_keys),
             models: config.horizons.iter().map(|&h| Model::new(i64::from(h), config.calibrate)).collect(),
+            windows: Windows::new(&config.horizons, config.calibrate),
             clock: None,
             started: 0,
             ticks: 0,
@@ -251,28 +256,33 @@ impl Engine {
         match self.clock {
             _ if !(-FAR..=FAR).contains(&now) => return,
             Some(c) if now <= c => return,
-            Some(c) if now - c > JUMP => self.models.iter_mut().for_each(Model::forget_waiting),
+            Some(c) if now - c > JUMP => {
+                self.models.iter_mut().for_each(Model::forget_waiting);
+                self.windows.forget_waiting();
+            }
             _ => {}
         }
         self.clock = Some(now);
         self.ticks += 1;
         let (registry, models) = (&self.registry, &mut self.models);
-        for m in models.iter_mut() {
-            m.settle(now, |slot, generation, after, until| {
-                let pair = registry.pairs.get(slot as usize).filter(|p| p.generation == generation)?;
-                Some(pair.history.minutes.any(after, until))
-            });
-        }
+        let outcome = |slot: u32, generation: u32, after: i64, until: i64| {
+            let pair = registry.pairs.get(slot as usize).filter(|p| p.generation == generation)?;
+            Some(pair.history.minutes.any(after, until))
+        };
+        models.iter_mut().for_each(|m| m.settle(now, outcome));
+        self.windows.settle(now, outcome);
         let mut p = vec![0.0f32; models.len()];
         for (i, pair) in registry.pairs.iter().enumerate() {
             let asleep = asleep(pair, now);
+            let key = pair.instance.is_some();
             let turn = self.ticks + i as i64;
+            let window = !asleep && turn % (WINDOW_STRIDE * every) == 0;
             for (m, p) in models.iter_mut().zip(&mut p) {
                 // About three predictions per horizon are learned from: their outcomes overlap anyway.
                 let stride = (m.horizon / 3 / i64::from(self.config.tick_minutes)).max(1);
                 let learn = !asleep && turn % (stride * every) == 0;
                 *p = ASLEEP;
-                if asleep || (!learn && (sink.is_none() || pair.instance.is_some())) {
+                if asleep || !(learn || window || (sink.is_some() && !key)) {
                     continue;
                 }
                 let around = surroundings(registry, pair, now, m.horizon);
@@ -282,7 +292,11 @@ impl Engine {
                     m.await_outcome(now, i as u32, pair.generation, &evidence);
                 }
             }
-            if let Some(sink) = sink.as_mut().filter(|_| pair.instance.is_none()) {
+            if window {
+                let turn = turn / (WINDOW_STRIDE * every);
+                self.windows.await_outcome(now, turn, i as u32, pair.generation, key, &p);
+            }
+            if let Some(sink) = sink.as_mut().filter(|_| !key) {
                 sink(Prediction {
                     function: &registry.functions[pair.function as usize].name,
                     edge: &registry.edges[pair.edge as usize].name,

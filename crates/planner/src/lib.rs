@@ -13,6 +13,7 @@
 //! | `experts`, `tables` | what each side of a history says |
 //! | `model`, `mixer`, `calibration`, `guard` | one probability out of all experts, made honest, watched for drift |
 //! | `keys` | which shard instances a function reads |
+//! | `window` | probabilities of windows that do not begin now |
 //! | `schedule` | from probabilities to what is published |
 //! | `score` | average precision, recall, Brier score, calibration error |
 mod calibration;
@@ -34,6 +35,7 @@ mod score;
 mod seasons;
 mod tables;
 mod transitions;
+mod window;
 
 pub use config::{ConfigError, EngineConfig};
 pub use engine::{Counters, Engine, Invocation, Observed, Prediction, Sink};

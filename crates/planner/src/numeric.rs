@@ -27,6 +27,14 @@ pub(crate) fn logits_in_place(xs: &mut [f32]) {
     }
 }
 
+/// Logit of one probability, limited to ±[`MAX_LOGIT`].
+#[inline]
+pub(crate) fn logit(p: f32) -> f32 {
+    let mut x = [p];
+    logits_in_place(&mut x);
+    x[0]
+}
+
 /// The logistic function.
 #[inline]
 pub(crate) fn sigmoid(x: f32) -> f32 {
@@ -54,12 +62,6 @@ pub(crate) fn bin(x: i64, limits: &[i64]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn logit(p: f32) -> f32 {
-        let mut x = [p];
-        logits_in_place(&mut x);
-        x[0]
-    }
 
     #[test]
     fn logit_agrees_with_the_exact_one() {

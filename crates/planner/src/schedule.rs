@@ -67,25 +67,6 @@ const WARM_UP: f64 = 60.0;
 /// Reads of an instance before its own history is believed over its share of the function's invocations.
 const KEY_EVIDENCE: u32 = 3;
 
-/// Probability of at least one call in `(from, to]` minutes from now, given those for growing horizons: interpolated in
-/// the cumulative hazard, which a probability over (0, h] determines.
-fn window_probability(horizons: &[u32], p: &[f32], from: f64, to: f64) -> f64 {
-    let cumulative = |at: f64| {
-        let (mut h0, mut l0) = (0.0, 0.0f64);
-        let mut slope = 0.0;
-        for (&h, &p) in horizons.iter().zip(p) {
-            let (h1, l1) = (f64::from(h), (-(1.0 - f64::from(p).clamp(0.0, 0.999_99)).ln()).max(l0));
-            slope = (l1 - l0) / (h1 - h0);
-            if at <= h1 {
-                return l0 + slope * (at - h0);
-            }
-            (h0, l0) = (h1, l1);
-        }
-        l0 + slope * (at - h0)
-    };
-    (1.0 - (cumulative(from.max(0.0)) - cumulative(to.max(0.0))).exp()).clamp(0.0, 1.0)
-}
-
 fn rounded(p: f64) -> f64 {
     (p * 1000.0).round() / 1000.0
 }
@@ -117,7 +98,7 @@ impl Engine {
         let mut p = Vec::new();
         for pair in self.registry.pairs.iter().filter(|p| p.instance.is_none()) {
             self.probabilities(pair, &mut p);
-            let probability = window_probability(&self.config().horizons, &p, span.0, span.1);
+            let probability = self.windows.probability(&p, span.0, span.1, false);
             let calls = f64::from(pair.history.active);
             let trust = warm * calls / (calls + HALF_TRUST);
             if probability * trust >= request.floor {
@@ -163,7 +144,7 @@ impl Engine {
             let p = match self.key_pair(pair, instance) {
                 Some(key) if key.history.active >= KEY_EVIDENCE => {
                     self.probabilities(key, &mut own);
-                    window_probability(&self.config().horizons, &own, span.0, span.1)
+                    self.windows.probability(&own, span.0, span.1, true)
                 }
                 _ => by_share,
             };
@@ -187,30 +168,5 @@ impl Engine {
         }
         let slot = self.registry.find_instance(pair.edge, pair.function, &instance.into())?;
         self.registry.pairs.get(slot as usize)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn windows_between_horizons_are_interpolated() {
-        let p = [0.1f32, 0.4, 0.7];
-        let at = |from, to| window_probability(&[1, 5, 15], &p, from, to);
-        assert!((at(0.0, 5.0) - 0.4).abs() < 1e-6);
-        assert!((at(0.0, 15.0) - 0.7).abs() < 1e-6);
-        assert!(at(0.0, 10.0) > 0.4 && at(0.0, 10.0) < 0.7);
-        assert!(at(0.0, 60.0) > 0.7);
-        // What may come before the window does not count for it: 1 - 0.3/0.6.
-        assert!((at(5.0, 15.0) - 0.5).abs() < 1e-6);
-        assert_eq!(at(5.0, 5.0), 0.0);
-        assert_eq!(at(9.0, 3.0), 0.0);
-    }
-
-    #[test]
-    fn inconsistent_horizons_stay_probabilities() {
-        let p = window_probability(&[1, 5], &[0.9, 0.2], 0.0, 5.0);
-        assert!((0.0..=1.0).contains(&p));
     }
 }
