@@ -2,9 +2,10 @@
 
 use anyhow::{Context, Result};
 
-use crate::edges::Run;
+use crate::calls::EDGES;
+use crate::edges::{RUNS, Run};
 use crate::replay::{Observed, parse_lsn};
-use foreshard_tests::history::{History, Verdict};
+use foreshard_tests::history::{History, Stamp, Verdict, went_back};
 
 /// How many examples of each kind of mistake are shown.
 const EXAMPLES: usize = 5;
@@ -85,22 +86,20 @@ pub(crate) fn judge(history: &History, observed: &[Observed]) -> Result<Verdicts
     Ok(verdicts)
 }
 
-/// An answer that was asked for after another had arrived from the same sidecar must not have an older stamp.
+/// Within one sidecar, an answer that was asked for after another had arrived must not have an older stamp.
 fn stamps_never_go_back(observed: &[Observed], verdicts: &mut Verdicts) {
-    let mut by_sent: Vec<&Observed> = observed.iter().collect();
-    let mut by_received = by_sent.clone();
-    by_sent.sort_by_key(|seen| seen.sent);
-    by_received.sort_by_key(|seen| seen.received);
-    let mut newest = [[0; 3]; 2];
-    let mut received = by_received.into_iter().peekable();
-    for seen in by_sent {
-        while let Some(earlier) = received.next_if(|earlier| earlier.received < seen.sent) {
-            let newest = &mut newest[earlier.run as usize][earlier.edge];
-            *newest = earlier.answer.lsn.max(*newest);
-        }
-        if seen.answer.lsn < newest[seen.run as usize][seen.edge] {
-            verdicts.went_back += 1;
-            verdicts.example(seen, "an earlier answer of this sidecar had a newer stamp");
+    for run in RUNS {
+        for edge in 0..EDGES.len() {
+            let of_one: Vec<&Observed> =
+                observed.iter().filter(|seen| seen.run == run && seen.edge == edge).collect();
+            let stamps: Vec<Stamp> = of_one
+                .iter()
+                .map(|seen| Stamp { sent: seen.sent, received: seen.received, lsn: seen.answer.lsn })
+                .collect();
+            for at in went_back(&stamps) {
+                verdicts.went_back += 1;
+                verdicts.example(of_one[at], "an earlier answer of this sidecar had a newer stamp");
+            }
         }
     }
 }

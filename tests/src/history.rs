@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::Instant;
 
 use serde_json::{Map, Value};
 
@@ -273,6 +274,38 @@ impl History {
     }
 }
 
+/// When an answer of one sidecar was asked for and had arrived, and its stamp.
+#[derive(Debug, Clone, Copy)]
+pub struct Stamp {
+    /// When the request was sent.
+    pub sent: Instant,
+    /// When the answer had arrived.
+    pub received: Instant,
+    /// Its `Foreshard-Lsn`.
+    pub lsn: u64,
+}
+
+/// The positions of stamps that went back: older than one of an answer that had arrived before they were asked for.
+#[must_use]
+pub fn went_back(stamps: &[Stamp]) -> Vec<usize> {
+    let mut by_sent: Vec<usize> = (0..stamps.len()).collect();
+    let mut by_received = by_sent.clone();
+    by_sent.sort_by_key(|&at| stamps[at].sent);
+    by_received.sort_by_key(|&at| stamps[at].received);
+    let mut received = by_received.into_iter().peekable();
+    let mut newest = 0;
+    let mut back = Vec::new();
+    for at in by_sent {
+        while let Some(earlier) = received.next_if(|&earlier| stamps[earlier].received < stamps[at].sent) {
+            newest = newest.max(stamps[earlier].lsn);
+        }
+        if stamps[at].lsn < newest {
+            back.push(at);
+        }
+    }
+    back
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -371,5 +404,15 @@ mod tests {
         let answer = Answer { parts: vec![lax(&[(1, "A1"), (2, "A2")])], lsn: 5, commits_started: 3 };
         let outdated = history().outdated(&answer).expect("a commit changed it");
         assert_eq!(history().judge(&outdated), Verdict::Stale { behind: 1 });
+    }
+
+    #[test]
+    fn a_stamp_goes_back_only_against_answers_that_had_arrived() {
+        let begin = Instant::now();
+        let at = |millis: u64| begin + std::time::Duration::from_millis(millis);
+        let stamp = |sent, received, lsn| Stamp { sent: at(sent), received: at(received), lsn };
+        let stamps =
+            [stamp(0, 10, 50), stamp(5, 12, 40), stamp(20, 30, 50), stamp(13, 40, 49), stamp(41, 42, 50)];
+        assert_eq!(went_back(&stamps), [3], "the second was under way at the same time as the first");
     }
 }
