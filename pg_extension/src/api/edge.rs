@@ -14,7 +14,8 @@ pub(super) fn authorized(name: Option<&str>) -> (Tables, Edge) {
         fail(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, "edge must not be NULL", "");
     };
     let caller = identity::current_role();
-    let found = Tables::find().and_then(|tables| Some((tables, catalog::edge(&tables, name, View::Statement)?)));
+    let found =
+        Tables::find().and_then(|tables| Some((tables, catalog::edge(&tables, name, View::Statement)?)));
     match found {
         Some((tables, edge)) if identity::may_act_as(caller, edge.role) => (tables, edge),
         None if identity::may_act_as(caller, None) => fail(

@@ -23,7 +23,11 @@ const BATCH: i32 = 200;
 type Failure = (FetchFailure, String);
 
 /// Reads all instances in the snapshot of the running statement and gives each message to `put`.
-pub(crate) fn fetch(edge: Option<String>, instances: Option<Vec<Option<String>>>, put: &mut dyn FnMut(&[u8])) {
+pub(crate) fn fetch(
+    edge: Option<String>,
+    instances: Option<Vec<Option<String>>>,
+    put: &mut dyn FnMut(&[u8]),
+) {
     let (tables, _) = authorized(edge.as_deref());
     let Some(instances) = instances else {
         fail(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, "instances must not be NULL", "");
@@ -71,7 +75,10 @@ impl Fetcher<'_> {
         }
         if !id.key.iter().map(|part| &part.column).eq(&shard.key) {
             let wanted = shard.key.join(", ");
-            return Err((FetchFailure::KeyMismatch, format!("the key of shard {} is ({wanted})", shard.name)));
+            return Err((
+                FetchFailure::KeyMismatch,
+                format!("the key of shard {} is ({wanted})", shard.name),
+            ));
         }
         let readable = self.readable.entry(shard.name.clone()).or_insert_with(|| {
             attempt(|| Readable::of(shard)).unwrap_or_else(|state| Err(format!("SQLSTATE {state}")))
@@ -121,9 +128,10 @@ impl Fetcher<'_> {
                 FetchFailure::TooLarge,
                 format!("an instance of shard {} is larger than {INSTANCE_BYTES} bytes", shard.name),
             )),
-            Err(state) => {
-                Err((FetchFailure::Broken, format!("reading shard {} failed with SQLSTATE {state}", shard.name)))
-            }
+            Err(state) => Err((
+                FetchFailure::Broken,
+                format!("reading shard {} failed with SQLSTATE {state}", shard.name),
+            )),
         }
     }
 }

@@ -114,7 +114,10 @@ mod tests {
 
     fn definitions(shards: &[(&str, u64)], functions: &[(&str, &[&str])]) -> Definitions {
         Definitions {
-            shards: shards.iter().map(|(name, generation)| ((*name).into(), shard(name, *generation))).collect(),
+            shards: shards
+                .iter()
+                .map(|(name, generation)| ((*name).into(), shard(name, *generation)))
+                .collect(),
             functions: functions
                 .iter()
                 .map(|(id, shards)| ((*id).into(), shards.iter().map(|s| (*s).into()).collect()))

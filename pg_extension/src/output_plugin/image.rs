@@ -114,10 +114,7 @@ mod tests {
         let old_image = Some(Touch::Whole(WholeReason::OldImage));
         assert_eq!(touch(image(Unknown, None), image(In, Some("1")), true), old_image);
         assert_eq!(touch(image(In, None), None, true), old_image);
-        assert_eq!(
-            touch(image(Failed, None), None, true),
-            Some(Touch::Whole(WholeReason::Evaluation))
-        );
+        assert_eq!(touch(image(Failed, None), None, true), Some(Touch::Whole(WholeReason::Evaluation)));
     }
 
     #[test]

@@ -29,7 +29,8 @@ pub(crate) fn parse(given: &[(String, Option<String>)]) -> Options {
 }
 
 fn read(given: &[(String, Option<String>)]) -> Result<Options, Refusal> {
-    let refuse = |message: String| Err(Refusal { code: PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message });
+    let refuse =
+        |message: String| Err(Refusal { code: PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message });
     let (mut edge, mut protocol) = (None, None);
     for (name, value) in given {
         let place = match name.as_str() {

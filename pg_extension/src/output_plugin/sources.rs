@@ -144,7 +144,9 @@ impl Sources {
     pub(crate) fn reshaped(&mut self, tables: Option<&[Oid]>) -> Vec<String> {
         let mut suspects: Vec<Oid> = match tables {
             None => self.sources.keys().copied().collect(),
-            Some(tables) => tables.iter().filter_map(|table| self.memberships.get(table)).flatten().copied().collect(),
+            Some(tables) => {
+                tables.iter().filter_map(|table| self.memberships.get(table)).flatten().copied().collect()
+            }
         };
         suspects.sort_unstable_by_key(|oid| u32::from(*oid));
         suspects.dedup();

@@ -79,7 +79,9 @@ impl Touched {
                 State::Keys(keys) if keys.iter().any(|key| key.len() != columns.len()) => {
                     KeyChange::Whole(WholeReason::Ddl)
                 }
-                State::Keys(keys) => KeyChange::Keys(keys.into_iter().map(|key| parts(columns, key)).collect()),
+                State::Keys(keys) => {
+                    KeyChange::Keys(keys.into_iter().map(|key| parts(columns, key)).collect())
+                }
             };
             events.push(Event::Shard { shard, change });
         }

@@ -2,8 +2,8 @@
 
 use std::ffi::CString;
 
-use pgrx::pg_sys::{self, NodeTag};
 use pgrx::pg_sys::panic::CaughtError;
+use pgrx::pg_sys::{self, NodeTag};
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_guard};
 
 use super::context::{Context, Switched};

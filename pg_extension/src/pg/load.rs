@@ -3,7 +3,6 @@
 use pgrx::pg_guard;
 
 /// Called by the server after loading.
-#[unsafe(no_mangle)]
 #[pg_guard]
 unsafe extern "C-unwind" fn _PG_init() {
     // pgrx adds a backtrace to every ERROR's DETAIL if the server's environment asks Rust for backtraces. Clients have no use for

@@ -53,8 +53,11 @@ unsafe extern "C-unwind" fn startup(
         let options = options::parse(&option_list((*ctx).output_plugin_options));
         in_transaction(|| Session::check(&options));
         invalidation::listen();
-        let decoding =
-            Decoding { session: Session::new(options), scratch: Context::new(c"foreshard decoding"), changes: 0 };
+        let decoding = Decoding {
+            session: Session::new(options),
+            scratch: Context::new(c"foreshard decoding"),
+            changes: 0,
+        };
         (*ctx).output_plugin_private =
             PgMemoryContexts::For((*ctx).context).leak_and_drop_on_delete(decoding).cast();
     }

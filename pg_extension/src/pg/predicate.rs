@@ -5,9 +5,9 @@ use std::ffi::{CString, c_int, c_void};
 use pgrx::pg_sys::{self, NodeTag};
 use pgrx::prelude::*;
 
+use super::Oid;
 use super::ffi;
 use super::value::text_of;
-use super::Oid;
 use crate::catalog::fail;
 
 /// A predicate that has passed.
@@ -197,7 +197,10 @@ unsafe fn walk(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
         }
         if let NodeTag::T_FuncExpr = tag(node) {
             if (*node.cast::<pg_sys::FuncExpr>()).funcretset {
-                unsupported("a shard predicate can't hold a set-returning function", "It must give one boolean.");
+                unsupported(
+                    "a shard predicate can't hold a set-returning function",
+                    "It must give one boolean.",
+                );
             }
         }
         pg_sys::check_functions_in_node(node, Some(check_function), std::ptr::null_mut());

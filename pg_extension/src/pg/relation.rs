@@ -13,7 +13,7 @@ impl Opened {
     pub(super) fn unlocked(oid: Oid) -> Option<Self> {
         // SAFETY: inside a transaction; a missing relation gives NULL.
         let relation = unsafe { pg_sys::RelationIdGetRelation(oid) };
-        (!relation.is_null()).then_some(Opened(relation))
+        if relation.is_null() { None } else { Some(Opened(relation)) }
     }
 }
 

@@ -6,11 +6,11 @@ use foreshard_protocol::Row;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use super::Oid;
 use super::context::Context;
 use super::evaluator::caught;
 use super::relation::Opened;
 use super::value::{Encoder, text_of};
-use super::Oid;
 
 /// Where a function that returns a set puts its rows: memory up to work_mem, then a file.
 pub(super) struct Sink {
@@ -57,14 +57,20 @@ pub(crate) fn key_value(text: &str, base: Oid, typmod: i32) -> Option<KeyValue> 
     unsafe {
         pg_sys::getTypeInputInfo(base, &raw mut input, &raw mut parameter);
         let value =
-            caught(|| pg_sys::OidInputFunctionCall(input, text.as_ptr().cast_mut(), parameter, typmod)).ok()?;
+            caught(|| pg_sys::OidInputFunctionCall(input, text.as_ptr().cast_mut(), parameter, typmod))
+                .ok()?;
         let canonical = Encoder::key(base).text(value);
         Some(KeyValue { base, value, canonical })
     }
 }
 
 /// Runs a query in the snapshot of the running statement and gives its rows as text, `batch` at a time. `each` says whether to go on.
-pub(crate) fn read(query: &str, parameters: &[KeyValue], batch: c_int, mut each: impl FnMut(Vec<Row>) -> bool) {
+pub(crate) fn read(
+    query: &str,
+    parameters: &[KeyValue],
+    batch: c_int,
+    mut each: impl FnMut(Vec<Row>) -> bool,
+) {
     let Ok(query) = CString::new(query) else { error!("a query holds a NUL character") };
     let mut types: Vec<Oid> = parameters.iter().map(|parameter| parameter.base).collect();
     let mut values: Vec<pg_sys::Datum> = parameters.iter().map(|parameter| parameter.value).collect();
@@ -94,7 +100,8 @@ pub(crate) fn read(query: &str, parameters: &[KeyValue], batch: c_int, mut each:
             let columns = pgrx::PgTupleDesc::from_pg_unchecked(descriptor);
             let encoders = encoders
                 .get_or_insert_with(|| columns.iter().map(|column| Encoder::row(column.atttypid)).collect());
-            let rows = scratch.run(|| (0..count).map(|at| row(*(*table).vals.add(at), descriptor, encoders)).collect());
+            let rows = scratch
+                .run(|| (0..count).map(|at| row(*(*table).vals.add(at), descriptor, encoders)).collect());
             scratch.reset();
             pg_sys::SPI_freetuptable(table);
             if !each(rows) {

@@ -55,7 +55,8 @@ impl Row<'_> {
     /// A column of type smallint[]; NULL elements are 0, which is no column's number.
     pub(crate) fn smallints(&self, column: usize) -> Option<Vec<i16>> {
         // SAFETY: as above.
-        let array = self.datum(column).and_then(|datum| unsafe { Vec::<Option<i16>>::from_datum(datum, false) })?;
+        let array =
+            self.datum(column).and_then(|datum| unsafe { Vec::<Option<i16>>::from_datum(datum, false) })?;
         Some(array.into_iter().map(Option::unwrap_or_default).collect())
     }
 
@@ -88,7 +89,9 @@ impl Row<'_> {
     /// A column of type jsonb, as JSON text.
     pub(crate) fn json(&self, column: usize) -> Option<serde_json::Value> {
         // SAFETY: as above.
-        self.datum(column).and_then(|datum| unsafe { pgrx::JsonB::from_datum(datum, false) }).map(|json| json.0)
+        self.datum(column)
+            .and_then(|datum| unsafe { pgrx::JsonB::from_datum(datum, false) })
+            .map(|json| json.0)
     }
 }
 

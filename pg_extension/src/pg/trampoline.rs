@@ -46,7 +46,9 @@ unsafe fn create_shard(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
 
 unsafe fn drop_shard(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     // SAFETY: as above.
-    unsafe { pass_on(call, c"SELECT foreshard.remove_shard($1, $2, $3)", &[pg_sys::TEXTOID, pg_sys::BOOLOID]) }
+    unsafe {
+        pass_on(call, c"SELECT foreshard.remove_shard($1, $2, $3)", &[pg_sys::TEXTOID, pg_sys::BOOLOID])
+    }
 }
 
 unsafe fn create_edge(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {

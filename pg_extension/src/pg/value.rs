@@ -18,9 +18,15 @@ enum Form {
     Int2,
     Int4,
     Int8,
-    Bool { yes: &'static str, no: &'static str },
+    Bool {
+        yes: &'static str,
+        no: &'static str,
+    },
     Date,
-    Timestamp { zone: bool, style: Style },
+    Timestamp {
+        zone: bool,
+        style: Style,
+    },
     /// By the type's output function.
     Output(Box<pg_sys::FmgrInfo>),
 }
