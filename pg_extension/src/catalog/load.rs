@@ -83,14 +83,24 @@ pub(crate) fn definitions(tables: &Tables, view: View) -> Definitions {
     all
 }
 
-/// Schedules of an edge that are not over at `now` (microseconds since 1970-01-01 UTC), ascending by id.
+/// How many schedules an edge gets that are over by the server's clock: one that replays a trace has a clock of its own.
+const PAST_SCHEDULES: usize = 8;
+
+/// Schedules of an edge that are not over at `now` (microseconds since 1970-01-01 UTC) and the newest of the others,
+/// ascending by id.
 pub(crate) fn schedules(tables: &Tables, edge: &str, now: i64, view: View) -> Vec<Schedule> {
     let mut found = Vec::new();
     every_row(tables.schedules, view, |row| {
         if row.text(2).as_deref() == Some(edge) {
-            found.extend(schedule(row).filter(|schedule| schedule.ends_at > now));
+            found.extend(schedule(row));
         }
     });
     found.sort_by_key(|schedule| schedule.id);
+    let newest = found.len().saturating_sub(PAST_SCHEDULES);
+    let mut at = 0;
+    found.retain(|schedule| {
+        at += 1;
+        at > newest || schedule.ends_at > now
+    });
     found
 }

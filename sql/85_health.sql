@@ -1,0 +1,224 @@
+-- What is wrong with this origin, and the statement that mends it.
+
+CREATE FUNCTION foreshard.health_server() RETURNS TABLE ("check" text, status text, detail text, fix text)
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+    DECLARE
+        setting text := current_setting('wal_level');
+        plugins text := current_setting('output_plugin_libraries', true);
+        listed text[] := regexp_split_to_array(plugins, '\s*,\s*');
+        edges bigint := (SELECT count(*) FROM foreshard.edge);
+        used bigint;
+        room bigint;
+    BEGIN
+        RETURN QUERY SELECT 'wal_level', CASE setting WHEN 'logical' THEN 'ok' ELSE 'fail' END,
+            format('wal_level is %s; the change stream needs logical', setting),
+            CASE WHEN setting <> 'logical' THEN 'ALTER SYSTEM SET wal_level = logical; -- and restart the server' END;
+
+        IF plugins IS NULL THEN
+            RETURN QUERY SELECT 'output_plugin_libraries', 'warn', 'this minor release loads any output plugin',
+                'Update PostgreSQL to its newest minor release, then: ALTER SYSTEM SET output_plugin_libraries = pgoutput, foreshard';
+        ELSE
+            RETURN QUERY SELECT 'output_plugin_libraries', CASE WHEN 'foreshard' = ANY (listed) THEN 'ok' ELSE 'fail' END,
+                CASE WHEN 'foreshard' = ANY (listed) THEN 'the server may load the output plugin foreshard'
+                    ELSE format('the server does not load the output plugin foreshard, only: %s', plugins) END,
+                CASE WHEN 'foreshard' <> ALL (listed) THEN format('ALTER SYSTEM SET output_plugin_libraries = %s; -- then SELECT pg_reload_conf()',
+                    (SELECT string_agg(quote_ident(trim(both '"' FROM p)), ', ') FROM unnest(listed || 'foreshard'::text) p WHERE p <> '')) END;
+        END IF;
+
+        -- Slots that edges of this database already have are not needed again.
+        SELECT count(*) INTO used FROM pg_replication_slots s
+            WHERE NOT EXISTS (SELECT FROM foreshard.edge e WHERE e.slot_name = s.slot_name);
+        room := current_setting('max_replication_slots')::bigint - used;
+        RETURN QUERY SELECT 'max_replication_slots', CASE WHEN room >= edges THEN 'ok' ELSE 'fail' END,
+            format('%s edges, and room for %s slots', edges, room),
+            CASE WHEN room < edges THEN format('ALTER SYSTEM SET max_replication_slots = %s; -- and restart the server', used + edges + 5) END;
+
+        SELECT count(*) INTO used FROM pg_stat_replication r
+            WHERE NOT EXISTS (SELECT FROM pg_replication_slots s JOIN foreshard.edge e USING (slot_name) WHERE s.active_pid = r.pid);
+        room := current_setting('max_wal_senders')::bigint - used;
+        RETURN QUERY SELECT 'max_wal_senders', CASE WHEN room >= edges THEN 'ok' ELSE 'fail' END,
+            format('%s edges, and room for %s streams', edges, room),
+            CASE WHEN room < edges THEN format('ALTER SYSTEM SET max_wal_senders = %s; -- and restart the server', used + edges + 5) END;
+
+        setting := current_setting('max_slot_wal_keep_size');
+        RETURN QUERY SELECT 'max_slot_wal_keep_size', CASE setting WHEN '-1' THEN 'warn' ELSE 'ok' END,
+            CASE setting WHEN '-1' THEN 'an edge that is gone for long can fill the disk with retained log'
+                ELSE format('an edge that falls back further than %s loses its slot and starts anew', setting) END,
+            CASE setting WHEN '-1' THEN 'ALTER SYSTEM SET max_slot_wal_keep_size = ''20GB''; -- then SELECT pg_reload_conf()' END;
+
+        setting := current_setting('synchronous_commit');
+        RETURN QUERY SELECT 'synchronous_commit', CASE setting WHEN 'off' THEN 'warn' ELSE 'ok' END,
+            CASE setting WHEN 'off' THEN 'commits reach the stream only when the log is flushed, up to 0.6 s later'
+                ELSE format('synchronous_commit is %s', setting) END,
+            CASE setting WHEN 'off' THEN 'ALTER SYSTEM SET synchronous_commit = on; -- then SELECT pg_reload_conf()' END;
+
+        setting := (SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database());
+        RETURN QUERY SELECT 'encoding', CASE setting WHEN 'UTF8' THEN 'ok' ELSE 'fail' END,
+            format('the database has encoding %s; values travel as UTF-8', setting),
+            CASE WHEN setting <> 'UTF8' THEN 'Create a database with ENCODING ''UTF8'' and move the data: pg_dump | pg_restore' END;
+    END
+    $$;
+COMMENT ON FUNCTION foreshard.health_server() IS 'the part of health() about the server';
+
+CREATE FUNCTION foreshard.health_edges() RETURNS TABLE ("check" text, status text, detail text, fix text)
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+    DECLARE
+        edge record;
+    BEGIN
+        FOR edge IN SELECT e.*, r.oid IS NOT NULL AS role_exists, r.rolname, r.rolreplication OR r.rolsuper AS may_stream, r.rolcanlogin
+            FROM foreshard.edges e LEFT JOIN pg_roles r ON r.oid = e.role ORDER BY e.name
+        LOOP
+            "check" := 'slot of edge ' || quote_ident(edge.name);
+            fix := NULL;
+            IF edge.active IS NULL THEN
+                status := 'warn';
+                detail := 'no slot yet: the sidecar of this edge has never been connected, or its slot was dropped';
+                fix := format('foreshard serve --edge %s …, or SELECT foreshard.drop_edge(%L)', quote_ident(edge.name), edge.name);
+            ELSIF edge.wal_status = 'lost' THEN
+                status := 'fail';
+                detail := format('slot %s is lost, the log it needs is gone: the sidecar must start with a new one', edge.slot_name);
+                fix := format('SELECT pg_drop_replication_slot(%L)', edge.slot_name);
+            ELSIF NOT edge.active THEN
+                status := 'warn';
+                detail := format('nobody reads slot %s, which holds back %s of log', edge.slot_name, pg_size_pretty(edge.retained_wal_bytes));
+                fix := format('Start the sidecar, or if the edge is gone: SELECT foreshard.drop_edge(%L)', edge.name);
+            ELSIF edge.wal_status = 'unreserved' OR edge.retained_wal_bytes > 1073741824 THEN
+                status := 'warn';
+                detail := format('slot %s is behind and holds back %s of log', edge.slot_name, pg_size_pretty(edge.retained_wal_bytes));
+                fix := 'Look at the sidecar: foreshard_* at its /metrics tell what it waits for.';
+            ELSE
+                status := 'ok';
+                detail := format('slot %s is followed and holds back %s of log', edge.slot_name, pg_size_pretty(edge.retained_wal_bytes));
+            END IF;
+            RETURN NEXT;
+
+            "check" := 'role of edge ' || quote_ident(edge.name);
+            fix := NULL;
+            IF edge.role IS NULL THEN
+                status := 'warn';
+                detail := 'no role was named: only a superuser can run this edge';
+                fix := format('SELECT foreshard.drop_edge(%L); SELECT foreshard.create_edge(%L, role => ''…'')', edge.name, edge.name);
+            ELSIF NOT edge.role_exists THEN
+                status := 'fail';
+                detail := 'its role was dropped';
+                fix := format('SELECT foreshard.drop_edge(%L); SELECT foreshard.create_edge(%L, role => ''…'')', edge.name, edge.name);
+            ELSIF NOT edge.may_stream THEN
+                status := 'fail';
+                detail := format('role %I lacks the REPLICATION attribute', edge.rolname);
+                fix := format('ALTER ROLE %I REPLICATION', edge.rolname);
+            ELSIF NOT has_function_privilege(edge.role, 'foreshard.fetch(text, text[])', 'EXECUTE') THEN
+                status := 'fail';
+                detail := format('role %I may not call the functions of a sidecar', edge.rolname);
+                fix := format('SELECT foreshard.edge_rights(%L, true)', edge.rolname);
+            ELSE
+                status := 'ok';
+                detail := format('role %I has what a sidecar needs', edge.rolname);
+            END IF;
+            RETURN NEXT;
+        END LOOP;
+    END
+    $$;
+COMMENT ON FUNCTION foreshard.health_edges() IS 'the part of health() about edges';
+
+-- The columns that decide where a row belongs, and whether the log holds them of a row before its change.
+CREATE FUNCTION foreshard.decisive_columns(shard text) RETURNS int2[]
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT coalesce(array_agg(DISTINCT n), '{}') FROM foreshard.shard s, LATERAL (
+            SELECT unnest(s.key_attnums) UNION
+            SELECT m[1]::int2 FROM regexp_matches(s.predicate_tree, ':varattno (\d+)', 'g') m) AS c(n)
+        WHERE s.name = shard
+    $$;
+COMMENT ON FUNCTION foreshard.decisive_columns(text) IS 'column numbers of the key and the predicate of a shard';
+
+CREATE FUNCTION foreshard.health_shards() RETURNS TABLE ("check" text, status text, detail text, fix text)
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+    DECLARE
+        shard record;
+        part record;
+        missing text;
+        names text;
+    BEGIN
+        FOR shard IN SELECT s.*, v.defect AS fault, c.relkind, c.relrowsecurity, c.relpersistence,
+                EXISTS (SELECT FROM pg_roles r WHERE r.oid = s.owner) AS owner_exists
+            FROM foreshard.shard s JOIN foreshard.shards v USING (name) LEFT JOIN pg_class c ON c.oid = s.source ORDER BY s.name
+        LOOP
+            "check" := 'shard ' || quote_ident(shard.name);
+            fix := NULL;
+            IF shard.fault IS NOT NULL OR NOT shard.owner_exists THEN
+                status := 'fail';
+                detail := coalesce(shard.fault, 'the role that defined it is gone');
+                fix := format('SELECT foreshard.create_shard(%L, …, or_replace => true), or SELECT foreshard.drop_shard(%L)', shard.name, shard.name);
+                RETURN NEXT;
+                CONTINUE;
+            ELSIF shard.relrowsecurity THEN
+                status := 'fail';
+                detail := format('%s has row-level security: the shard is not given out', shard.source);
+                fix := format('ALTER TABLE %s DISABLE ROW LEVEL SECURITY', shard.source);
+                RETURN NEXT;
+                CONTINUE;
+            ELSIF shard.relpersistence <> 'p' THEN
+                status := 'fail';
+                detail := format('changes of %s are not logged', shard.source);
+                fix := format('ALTER TABLE %s SET LOGGED', shard.source);
+                RETURN NEXT;
+                CONTINUE;
+            END IF;
+            status := 'ok';
+            detail := format('on %s, changes of rows can be told apart', shard.source);
+            names := (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY array_position(shard.key_attnums, a.attnum), a.attnum)
+                FROM pg_attribute a WHERE a.attrelid = shard.source
+                    AND a.attnum = ANY (foreshard.decisive_columns(shard.name) || foreshard.primary_key(shard.source)));
+            FOR part IN SELECT c.oid::regclass AS name, c.oid, c.relreplident
+                FROM pg_class c WHERE c.relkind = 'r' AND (c.oid = shard.source
+                    OR c.oid IN (SELECT t.relid FROM pg_partition_tree(shard.source) t))
+            LOOP
+                CONTINUE WHEN part.relreplident = 'f';
+                SELECT string_agg(quote_ident(a.attname), ', ') INTO missing
+                    FROM unnest(foreshard.decisive_columns(shard.name)) n
+                    JOIN pg_attribute r ON r.attrelid = shard.source AND r.attnum = n
+                    JOIN pg_attribute a ON a.attrelid = part.oid AND a.attname = r.attname
+                    WHERE NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = part.oid
+                        AND CASE part.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END
+                        AND a.attnum = ANY (i.indkey[:i.indnkeyatts - 1]));
+                IF missing IS NOT NULL THEN
+                    status := 'warn';
+                    detail := format('the log does not hold %s of rows of %s before an UPDATE or DELETE, which then invalidates the whole shard',
+                        missing, part.name);
+                    -- The index form needs columns that are NOT NULL, and a key to make it unique.
+                    fix := CASE WHEN foreshard.primary_key(part.oid) <> '{}' AND NOT EXISTS (SELECT FROM pg_attribute a
+                            WHERE a.attrelid = part.oid AND NOT a.attnotnull AND a.attname IN (SELECT r.attname FROM pg_attribute r
+                                WHERE r.attrelid = shard.source AND r.attnum = ANY (foreshard.decisive_columns(shard.name))))
+                        THEN format('CREATE UNIQUE INDEX %I ON %s (%s); ALTER TABLE %s REPLICA IDENTITY USING INDEX %I',
+                            left('foreshard_' || shard.name, 50) || '_identity', part.name, names, part.name, left('foreshard_' || shard.name, 50) || '_identity')
+                        ELSE format('ALTER TABLE %s REPLICA IDENTITY FULL', part.name) END;
+                    EXIT;
+                END IF;
+            END LOOP;
+            RETURN NEXT;
+
+            IF cardinality(shard.key_attnums) > 0 AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = shard.source AND i.indisvalid
+                    AND i.indkey[0] = ANY (shard.key_attnums)) THEN
+                "check" := format('index for shard %I', shard.name);
+                status := 'warn';
+                detail := format('no index of %s begins with a key column: each fetch of an instance scans the table', shard.source);
+                fix := format('CREATE INDEX CONCURRENTLY ON %s (%s)', shard.source,
+                    (SELECT string_agg(quote_ident(k), ', ') FROM unnest(shard.key) k));
+                RETURN NEXT;
+            END IF;
+        END LOOP;
+    END
+    $$;
+COMMENT ON FUNCTION foreshard.health_shards() IS 'the part of health() about shards';
+
+CREATE FUNCTION foreshard.health() RETURNS TABLE ("check" text, status text, detail text, fix text)
+    LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT * FROM foreshard.health_server()
+        UNION ALL SELECT * FROM foreshard.health_edges()
+        UNION ALL SELECT * FROM foreshard.health_shards()
+    $$;
+COMMENT ON FUNCTION foreshard.health() IS 'every misconfiguration of this origin; status is ok, warn or fail, fix the statement that mends it';
