@@ -1,0 +1,76 @@
+//! Planted bugs: each spoils what the core is told, or what is done with what it says. The checker has to find them.
+
+use std::collections::BTreeSet;
+
+use foreshard_protocol::{CatalogChange, Event, Frame, KeyChange, Snapshot, WholeReason};
+
+/// A planted bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mutant {
+    /// Copies are stamped with the log position of their reading instead of with what they see.
+    LsnStamp,
+    /// A fetch caused by a transaction is accepted although it does not see it.
+    NoGateOnRefetch,
+    /// A fill that began before an invalidation lands after it.
+    LateFill,
+    /// What is applied is acknowledged, visible or not.
+    AcknowledgeApplied,
+    /// What was sent is taken as applied: after a reconnection the stream goes on behind it.
+    AcknowledgeSent,
+    /// A row that moves to another key invalidates only where it went.
+    OldKeyForgotten,
+    TruncateForgotten,
+    /// The stream is believed to be fresh however far it is behind.
+    AlwaysFresh,
+    /// A removed mapping does not bite.
+    UnmapForgotten,
+    /// Copies that are ahead of the stream count as settled.
+    SettledAtOnce,
+    /// A new slot continues an old position.
+    NewSlotContinues,
+    /// Transaction ids are compared by their lower 32 bits.
+    ShortXids,
+    /// A redefined shard keeps its copies.
+    RedefinitionForgotten,
+    /// After the origin crashed, copies of what it never flushed stay.
+    CrashForgotten,
+}
+
+impl Mutant {
+    /// What becomes of a frame on its way to the core.
+    pub(crate) fn spoil_frame(self, frame: &mut Frame) {
+        match self {
+            Mutant::ShortXids => frame.xid &= 0xFFFF_FFFF,
+            Mutant::OldKeyForgotten => {
+                for event in &mut frame.events {
+                    if let Event::Shard { change: KeyChange::Keys(keys), .. } = event
+                        && keys.len() > 1
+                    {
+                        keys.remove(0);
+                    }
+                }
+            }
+            Mutant::TruncateForgotten => frame.events.retain(|event| {
+                !matches!(event, Event::Shard { change: KeyChange::Whole(WholeReason::Truncate), .. })
+            }),
+            Mutant::UnmapForgotten => frame.events.retain(|event| {
+                !matches!(event, Event::Catalog(CatalogChange::FunctionUnmapped(_)))
+            }),
+            Mutant::RedefinitionForgotten => {
+                frame.events.retain(|event| !matches!(event, Event::Catalog(CatalogChange::Shard(_))));
+            }
+            _ => {}
+        }
+    }
+
+    /// What becomes of a snapshot.
+    pub(crate) fn spoil_snapshot(self, snapshot: &mut Snapshot) {
+        if self == Mutant::ShortXids {
+            let short = |xid: u64| xid & 0xFFFF_FFFF;
+            snapshot.xmin = short(snapshot.xmin);
+            snapshot.xmax = short(snapshot.xmax);
+            let xids: BTreeSet<u64> = snapshot.in_progress.iter().map(|xid| short(*xid)).collect();
+            snapshot.in_progress = xids.into_iter().collect();
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! What passes between origin and edge: the stream, heartbeats, definitions and fetches, each with its faults.
+
+use foreshard_edge::{EdgeCore, Fetched, FetchedInstance, FlightId};
+use foreshard_protocol::{
+    CatalogSnapshot, Column, ColumnKind, FetchFailure, FetchHeader, InstanceId, Lsn, Snapshot,
+};
+use rand::Rng;
+
+use crate::catalog::{instance, resolve};
+use crate::mutant::Mutant;
+use crate::world::{Slot, Step, World};
+
+/// The shell gives a fetch up after this long.
+const FETCH_TIMEOUT: u64 = 150_000;
+
+impl World {
+    /// One way over the link.
+    pub(crate) fn way(&mut self) -> u64 {
+        let link = self.profile.link;
+        let usual = self.rng.random_range(link / 2..=link * 2);
+        if self.rng.random_bool(0.03) { usual + self.rng.random_range(0..30_000) } else { usual }
+    }
+
+    /// The stream is connected again: creates the slot if it is gone, else resumes it.
+    pub(crate) fn connect(&mut self) -> Result<(), String> {
+        // PostgreSQL reaches a consistent point only when what committed before it is visible.
+        if !self.origin_up || (self.slot.is_none() && self.origin.has_invisible()) {
+            let pause = self.rng.random_range(1_000..20_000);
+            self.after(pause, Step::Connect);
+            return Ok(());
+        }
+        let now = self.now;
+        let created = self.slot.is_none();
+        let (insert, mutant) = (self.origin.insert, self.mutant);
+        if created {
+            self.origin.flush(now, insert);
+        }
+        let confirmed = self.slot.get_or_insert(Slot { confirmed: insert, persisted: insert }).confirmed;
+        let continues = !created && self.acknowledged > Lsn::ZERO && confirmed <= self.acknowledged
+            || mutant == Some(Mutant::NewSlotContinues);
+        let from = match mutant {
+            Some(Mutant::AcknowledgeSent) => self.origin.log.iter().filter(|id| {
+                self.origin.txns[**id].flushed_at.is_some_and(|at| at + 3_000 < now)
+            }).count(),
+            _ => self.origin.log.iter().take_while(|id| self.origin.txns[**id].commit_lsn < confirmed).count(),
+        };
+        self.connection += 1;
+        self.cursor = Some(from);
+        self.note(|| format!("stream from {}, continues {continues}", confirmed.0));
+        if mutant == Some(Mutant::CrashForgotten) && !self.met_the_crash && continues {
+            // The core is not told that the stream was interrupted.
+        } else {
+            let moment = self.moment();
+            self.core.stream_started(moment, confirmed, continues);
+        }
+        self.met_the_crash = true;
+        if !continues {
+            self.acknowledged = confirmed;
+        }
+        self.act()?;
+        self.after(0, Step::Stream(self.connection));
+        Ok(())
+    }
+
+    pub(crate) fn disconnect(&mut self) {
+        if self.cursor.take().is_some() {
+            self.connection += 1;
+            let pause = self.rng.random_range(1_000..60_000);
+            self.after(pause, Step::Connect);
+        }
+    }
+
+    /// Some of what is flushed arrives, or the position if there is nothing more.
+    pub(crate) fn stream(&mut self, connection: u64) -> Result<(), String> {
+        if connection != self.connection || self.cursor.is_none() {
+            return Ok(());
+        }
+        for _ in 0..self.rng.random_range(0..4) {
+            let Some(cursor) = self.cursor else { return Ok(()) };
+            let moment = self.moment();
+            let next = self.origin.log.get(cursor).map(|id| &self.origin.txns[*id]);
+            match next.filter(|txn| txn.end_lsn <= self.origin.flushed) {
+                Some(txn) => {
+                    let frame = txn.frame.clone();
+                    self.cursor = Some(cursor + 1);
+                    if let Some(mut frame) = frame {
+                        self.note(|| format!("frame {} up to {}: {:?}", frame.xid, frame.end_lsn.0, frame.events));
+                        if let Some(mutant) = self.mutant {
+                            mutant.spoil_frame(&mut frame);
+                        }
+                        self.core.frame(moment, frame);
+                        if self.mutant == Some(Mutant::NoGateOnRefetch) {
+                            let all = Snapshot { xmin: u64::MAX, xmax: u64::MAX, in_progress: vec![] };
+                            self.core.origin_state(moment, 0, Lsn(u64::MAX), &all);
+                        }
+                    }
+                }
+                None => {
+                    let flushed = self.origin.flushed;
+                    self.core.position(moment, flushed);
+                }
+            }
+            self.act()?;
+        }
+        if self.rng.random_bool(0.3) {
+            self.acknowledge()?;
+        }
+        // More than one step may be due for a connection, since progress can be asked for; only one line of them lives on.
+        self.connection += 1;
+        let pause = if !self.calm && self.rng.random_bool(self.profile.stall) {
+            self.rng.random_range(100_000..500_000)
+        } else {
+            self.rng.random_range(0..self.profile.stream_pause * 2)
+        };
+        self.after(pause, Step::Stream(self.connection));
+        Ok(())
+    }
+
+    pub(crate) fn beat(&mut self) {
+        let (way, asked_at) = (self.way(), self.now);
+        self.after(way, Step::BeatAsked(asked_at));
+    }
+
+    pub(crate) fn beat_asked(&mut self, asked_at: u64) {
+        let answer = self.origin_up.then(|| (self.origin.flushed, self.origin.snapshot()));
+        let way = self.way();
+        self.after(way, Step::BeatAnswered(asked_at, answer));
+    }
+
+    pub(crate) fn beat_answered(&mut self, asked_at: u64, answer: Option<(Lsn, Snapshot)>) -> Result<(), String> {
+        if let Some((flushed, mut snapshot)) = answer {
+            if let Some(mutant) = self.mutant {
+                mutant.spoil_snapshot(&mut snapshot);
+            }
+            let (moment, flushed) = match self.mutant {
+                Some(Mutant::AlwaysFresh) => (self.moment(), Lsn::ZERO),
+                _ => (self.moment(), flushed),
+            };
+            self.core.origin_state(moment, asked_at, flushed, &snapshot);
+            self.act()?;
+        }
+        let pause = self.rng.random_range(5_000..30_000);
+        self.after(pause, Step::Beat);
+        Ok(())
+    }
+
+    pub(crate) fn load_catalog(&mut self) {
+        if !self.catalog_loading {
+            self.catalog_loading = true;
+            let way = self.way();
+            self.after(way, Step::CatalogRead(self.core.epoch()));
+        }
+    }
+
+    pub(crate) fn catalog_read(&mut self, epoch: u64) {
+        let answer = (self.origin_up && !self.fetch_fails()).then(|| {
+            let (shards, mappings) = self.origin.visible_defs().wire();
+            let schedules = self.origin.visible_schedules();
+            let (mut snapshot, wal_lsn) = (self.origin.snapshot(), self.origin.insert);
+            if let Some(mutant) = self.mutant {
+                mutant.spoil_snapshot(&mut snapshot);
+            }
+            Box::new(CatalogSnapshot { snapshot, wal_lsn, shards, mappings, schedules })
+        });
+        let way = self.way();
+        self.after(way, Step::CatalogAnswered(epoch, answer));
+    }
+
+    pub(crate) fn catalog_answered(
+        &mut self,
+        epoch: u64,
+        answer: Option<Box<CatalogSnapshot>>,
+    ) -> Result<(), String> {
+        self.catalog_loading = false;
+        match answer {
+            Some(catalog) if epoch == self.core.epoch() => {
+                self.note(|| format!("definitions: {:?} as of {}", catalog.mappings, catalog.snapshot));
+                let moment = self.moment();
+                self.core.catalog_loaded(moment, epoch, *catalog);
+                self.act()?;
+            }
+            _ => self.load_catalog(),
+        }
+        Ok(())
+    }
+
+    fn fetch_fails(&mut self) -> bool {
+        !self.calm && self.rng.random_bool(self.profile.fetch_error)
+    }
+
+    pub(crate) fn fetch_read(&mut self, flight: FlightId, instances: &[String]) {
+        if !self.origin_up || self.fetch_fails() {
+            let wait = if self.rng.random_bool(0.5) { self.way() } else { FETCH_TIMEOUT };
+            self.after(wait, Step::FetchAnswered(flight, Err("out of reach".into())));
+            return;
+        }
+        let result = Fetched {
+            header: FetchHeader { snapshot: self.origin.snapshot(), wal_lsn: self.origin.insert },
+            instances: instances.iter().map(|text| self.read(text)).collect(),
+        };
+        self.note(|| format!("read {flight} in {}", result.header.snapshot));
+        let way = self.way();
+        self.after(way, Step::FetchAnswered(flight, Ok(Box::new(result))));
+    }
+
+    /// What `foreshard.fetch` gives for one instance.
+    fn read(&self, text: &str) -> Result<FetchedInstance, (FetchFailure, String)> {
+        let id: InstanceId = text.parse().map_err(|_| (FetchFailure::UnknownShard, String::new()))?;
+        let (shard, key) = resolve(&id).ok_or((FetchFailure::KeyType, String::new()))?;
+        if !self.origin.visible_defs().mapped().contains(&shard) {
+            return Err((FetchFailure::UnknownShard, String::new()));
+        }
+        let rows = self.origin.content(shard, key).into_iter().map(|id| vec![Some(id.to_string())]).collect();
+        let columns = vec![Column { name: "transaction".into(), kind: ColumnKind::Int }];
+        let canonical = instance(shard, key.map(|key| key.to_string())).to_string();
+        Ok(FetchedInstance { canonical, columns, rows })
+    }
+
+    pub(crate) fn fetch_answered(
+        &mut self,
+        flight: FlightId,
+        mut result: Result<Box<Fetched>, String>,
+    ) -> Result<(), String> {
+        if let (Ok(fetched), Some(mutant)) = (&mut result, self.mutant) {
+            mutant.spoil_snapshot(&mut fetched.header.snapshot);
+            match mutant {
+                Mutant::LsnStamp => fetched.header.snapshot = self.origin.snapshot_of_the_log(),
+                Mutant::LateFill => fetched.header.snapshot = self.origin.snapshot(),
+                Mutant::SettledAtOnce => fetched.header.wal_lsn = Lsn::ZERO,
+                _ => {}
+            }
+        }
+        self.note(|| format!("landed {flight}: {}", if result.is_ok() { "rows" } else { "error" }));
+        let moment = self.moment();
+        self.core.fetch_done(moment, flight, result.map(|fetched| *fetched));
+        self.act()
+    }
+
+    /// The edge's process ends and another one takes over.
+    pub(crate) fn kill_edge(&mut self) {
+        self.note(|| "the edge is killed".into());
+        let stats = self.core.stats();
+        self.summary.invalidated += stats.invalidated;
+        self.summary.rejected_by_snapshot += stats.rejected_by_snapshot;
+        self.summary.repeated += stats.frames_repeated;
+        self.summary.resets += stats.resets;
+        self.summary.edge_kills += 1;
+        self.core = EdgeCore::new(self.profile.config.clone());
+        self.life += 1;
+        self.connection += 1;
+        self.cursor = None;
+        self.acknowledged = Lsn::ZERO;
+        self.catalog_loading = false;
+        self.asked.clear();
+        self.checker.new_process();
+        let pause = self.rng.random_range(1_000..30_000);
+        self.after(pause, Step::Connect);
+        self.after(pause, Step::Beat);
+    }
+}

@@ -1,0 +1,81 @@
+//! What kind of world a seed gets: speeds, faults, sizes.
+
+use foreshard_edge::EdgeConfig;
+use foreshard_protocol::Xid;
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+
+/// Probabilities, and durations in microseconds.
+#[derive(Debug)]
+pub(crate) struct Profile {
+    pub(crate) config: EdgeConfig,
+    pub(crate) first_xid: Xid,
+    /// One way between edge and origin.
+    pub(crate) link: u64,
+    /// Until a commit that is not delayed becomes visible.
+    pub(crate) visibility: u64,
+    /// A commit becomes visible much later, as without its synchronous standby.
+    pub(crate) hang: f64,
+    pub(crate) asynchronous_commit: f64,
+    pub(crate) fetch_error: f64,
+    /// Between two transactions, and between two requests.
+    pub(crate) write_pause: u64,
+    pub(crate) request_pause: u64,
+    pub(crate) stream_pause: u64,
+    /// A pause of the stream that is much longer.
+    pub(crate) stall: f64,
+    /// Of one fault draw, made every 20 ms.
+    pub(crate) disconnect: f64,
+    pub(crate) kill_edge: f64,
+    pub(crate) crash_origin: f64,
+    pub(crate) lose_slot: f64,
+    pub(crate) catalog_change: f64,
+    pub(crate) busy_until: u64,
+}
+
+impl Profile {
+    pub(crate) fn draw(rng: &mut ChaCha8Rng) -> Self {
+        let tiny = rng.random_bool(0.25);
+        let budget = |rng: &mut ChaCha8Rng| match tiny {
+            true => [0, 600, 2_000][rng.random_range(0..3)],
+            false => 1 << 20,
+        };
+        let faulty = rng.random_bool(0.6);
+        let fault = |rng: &mut ChaCha8Rng, most: f64| match faulty && rng.random_bool(0.5) {
+            true => rng.random_range(0.0..most),
+            false => 0.0,
+        };
+        Profile {
+            config: EdgeConfig {
+                prefetch_bytes: budget(rng),
+                reactive_bytes: budget(rng),
+                min_confidence: 0.2,
+                lead: 20_000,
+                max_staleness: rng.random_range(60_000..300_000),
+                cut_wait: [0, 2_000, 20_000][rng.random_range(0..3)],
+                request_timeout: rng.random_range(100_000..400_000),
+                prefetch_concurrency: rng.random_range(1..5),
+                prefetch_batch: rng.random_range(1..6),
+                max_waiting: if tiny { 5 } else { 1_000 },
+                max_unseen: [1, 4, 1_000][rng.random_range(0..3)],
+            },
+            // Around the wrap of the 32-bit counter in some worlds.
+            first_xid: [1_000, (1 << 32) - 30, 5 << 32][rng.random_range(0..3)],
+            link: [100, 1_000, 10_000][rng.random_range(0..3)],
+            visibility: [50, 1_000, 8_000][rng.random_range(0..3)],
+            hang: [0.0, 0.02, 0.15][rng.random_range(0..3)],
+            asynchronous_commit: [0.0, 0.2][rng.random_range(0..2)],
+            fetch_error: fault(rng, 0.2),
+            write_pause: [500, 2_000, 8_000][rng.random_range(0..3)],
+            request_pause: [500, 2_000, 6_000][rng.random_range(0..3)],
+            stream_pause: [100, 1_000, 6_000][rng.random_range(0..3)],
+            stall: [0.0, 0.0, 0.01][rng.random_range(0..3)],
+            disconnect: fault(rng, 0.3),
+            kill_edge: fault(rng, 0.2),
+            crash_origin: fault(rng, 0.2),
+            lose_slot: fault(rng, 0.15),
+            catalog_change: [0.0, 0.03, 0.15][rng.random_range(0..3)],
+            busy_until: rng.random_range(250_000..600_000),
+        }
+    }
+}

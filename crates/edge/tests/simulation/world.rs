@@ -1,0 +1,404 @@
+//! One simulated world: the origin, the edge's core and what lies between them, driven by an event queue.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+use foreshard_edge::{Action, Answer, EdgeCore, Fetched, FlightId, Now, Refusal, RequestId};
+use foreshard_protocol::{CatalogSnapshot, Lsn, Snapshot};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::catalog::{CatalogOp, Defs};
+use crate::checker::{Asked, Checker, Moment, acknowledgement};
+use crate::mutant::Mutant;
+use crate::origin::{Origin, TxnId};
+use crate::profile::Profile;
+
+/// Something that happens at a moment.
+pub(crate) enum Step {
+    Write,
+    Commit(TxnId),
+    Abort(TxnId),
+    Flush(Lsn),
+    Visible(TxnId),
+    Ask,
+    Cancel(RequestId),
+    Tick,
+    Fault,
+    OriginUp,
+    Connect,
+    /// Of the connection with this number.
+    Stream(u64),
+    Beat,
+    BeatAsked(u64),
+    BeatAnswered(u64, Option<(Lsn, Snapshot)>),
+    CatalogRead(u64),
+    CatalogAnswered(u64, Option<Box<CatalogSnapshot>>),
+    FetchRead(FlightId, Vec<String>),
+    FetchAnswered(FlightId, Result<Box<Fetched>, String>),
+}
+
+/// What a world went through.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Summary {
+    pub(crate) transactions: u64,
+    pub(crate) answers: u64,
+    pub(crate) from_copies: u64,
+    pub(crate) several_parts: u64,
+    pub(crate) refused: u64,
+    pub(crate) invalidated: u64,
+    pub(crate) rejected_by_snapshot: u64,
+    pub(crate) repeated: u64,
+    pub(crate) resets: u64,
+    pub(crate) edge_kills: u64,
+    pub(crate) crashes: u64,
+    pub(crate) slots_lost: u64,
+    /// Of everything that happened, in order.
+    pub(crate) fingerprint: u64,
+}
+
+impl Summary {
+    /// Sums up worlds; the fingerprint is of one world only.
+    pub(crate) fn add(&mut self, other: &Summary) {
+        self.transactions += other.transactions;
+        self.answers += other.answers;
+        self.from_copies += other.from_copies;
+        self.several_parts += other.several_parts;
+        self.refused += other.refused;
+        self.invalidated += other.invalidated;
+        self.rejected_by_snapshot += other.rejected_by_snapshot;
+        self.repeated += other.repeated;
+        self.resets += other.resets;
+        self.edge_kills += other.edge_kills;
+        self.crashes += other.crashes;
+        self.slots_lost += other.slots_lost;
+    }
+}
+
+/// The replication slot at the origin.
+pub(crate) struct Slot {
+    pub(crate) confirmed: Lsn,
+    /// What a crash of the origin leaves of it.
+    pub(crate) persisted: Lsn,
+}
+
+pub(crate) struct World {
+    pub(crate) now: u64,
+    pub(crate) rng: ChaCha8Rng,
+    pub(crate) profile: Profile,
+    pub(crate) mutant: Option<Mutant>,
+    pub(crate) origin: Origin,
+    pub(crate) origin_up: bool,
+    pub(crate) slot: Option<Slot>,
+    pub(crate) core: EdgeCore,
+    /// Steps of an earlier process of the edge are void.
+    pub(crate) life: u64,
+    /// What this process has acknowledged, as the shell remembers it.
+    pub(crate) acknowledged: Lsn,
+    /// Number of the stream's connection, and the next place of the log to send on it.
+    pub(crate) connection: u64,
+    pub(crate) cursor: Option<usize>,
+    pub(crate) met_the_crash: bool,
+    pub(crate) calm: bool,
+    pub(crate) catalog_loading: bool,
+    pub(crate) asked: BTreeMap<RequestId, Asked>,
+    pub(crate) checker: Checker,
+    pub(crate) summary: Summary,
+    pub(crate) next_schedule: i64,
+    queue: BinaryHeap<Reverse<(u64, u64, u64)>>,
+    steps: BTreeMap<u64, Step>,
+    next_step: u64,
+    trace: bool,
+}
+
+/// How long a process may take to notice that a deadline has passed.
+const TICK: u64 = 3_000;
+/// Everything that was under way when the world becomes calm is over by then.
+const CALM: u64 = 1_500_000;
+
+impl World {
+    pub(crate) fn new(seed: u64, mutant: Option<Mutant>, trace: bool) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let profile = Profile::draw(&mut rng);
+        if trace {
+            println!("{profile:#?}");
+        }
+        let mut defs = Defs::default();
+        for shard in 0..5 {
+            defs.apply(&CatalogOp::Create { shard, generation: 1 });
+        }
+        for (function, shards) in [vec![0, 2], vec![2, 3, 4], vec![1, 4]].into_iter().enumerate() {
+            defs.apply(&CatalogOp::Map { function, shards });
+        }
+        World {
+            now: 0,
+            origin: Origin::new(profile.first_xid, defs),
+            origin_up: true,
+            slot: None,
+            core: EdgeCore::new(profile.config.clone()),
+            life: 1,
+            acknowledged: Lsn::ZERO,
+            connection: 0,
+            cursor: None,
+            met_the_crash: true,
+            calm: false,
+            catalog_loading: false,
+            asked: BTreeMap::new(),
+            checker: Checker::default(),
+            summary: Summary::default(),
+            next_schedule: 1,
+            queue: BinaryHeap::new(),
+            steps: BTreeMap::new(),
+            next_step: 0,
+            rng,
+            profile,
+            mutant,
+            trace,
+        }
+    }
+
+    /// Lives through a busy time with faults, then a calm one in which everything must come to rest.
+    pub(crate) fn run(mut self) -> Result<Summary, String> {
+        for step in [Step::Connect, Step::Write, Step::Ask, Step::Tick, Step::Fault, Step::Beat] {
+            self.after(0, step);
+        }
+        let busy = self.profile.busy_until;
+        self.run_until(busy)?;
+        self.calm_down()?;
+        self.run_until(busy + CALM)?;
+        self.at_rest()?;
+        let stats = self.core.stats();
+        self.summary.invalidated += stats.invalidated;
+        self.summary.rejected_by_snapshot += stats.rejected_by_snapshot;
+        self.summary.repeated += stats.frames_repeated;
+        self.summary.resets += stats.resets;
+        Ok(self.summary)
+    }
+
+    pub(crate) fn run_until(&mut self, end: u64) -> Result<(), String> {
+        while let Some(Reverse((at, number, life))) = self.queue.pop() {
+            if at > end {
+                self.queue.push(Reverse((at, number, life)));
+                break;
+            }
+            self.now = at;
+            let Some(step) = self.steps.remove(&number) else { continue };
+            if life == 0 || life == self.life {
+                self.take(step).map_err(|message| format!("at {} us: {message}", self.now))?;
+            }
+        }
+        self.now = end;
+        Ok(())
+    }
+
+    pub(crate) fn after(&mut self, delay: u64, step: Step) {
+        // The world outside goes on when the edge's process dies; what was meant for that process does not.
+        let of_the_edge = matches!(
+            step,
+            Step::Cancel(_)
+                | Step::Connect
+                | Step::Stream(_)
+                | Step::Beat
+                | Step::BeatAsked(_)
+                | Step::BeatAnswered(..)
+                | Step::CatalogRead(_)
+                | Step::CatalogAnswered(..)
+                | Step::FetchRead(..)
+                | Step::FetchAnswered(..)
+        );
+        self.next_step += 1;
+        self.steps.insert(self.next_step, step);
+        let life = if of_the_edge { self.life } else { 0 };
+        self.queue.push(Reverse((self.now + delay, self.next_step, life)));
+    }
+
+    fn take(&mut self, step: Step) -> Result<(), String> {
+        match step {
+            Step::Write => self.write(),
+            Step::Commit(txn) => self.commit(txn),
+            Step::Abort(txn) => self.abort(txn),
+            Step::Flush(to) => {
+                let now = self.now;
+                self.origin.flush(now, to);
+            }
+            Step::Visible(txn) => self.visible(txn),
+            Step::Ask => self.ask()?,
+            Step::Cancel(id) => {
+                if self.asked.remove(&id).is_some() {
+                    self.core.cancel(id);
+                }
+            }
+            Step::Tick => {
+                let now = self.moment();
+                self.core.tick(now);
+                self.act()?;
+                self.overdue()?;
+                self.bounded()?;
+                self.after(TICK, Step::Tick);
+            }
+            Step::Fault => self.fault(),
+            Step::OriginUp => self.origin_up = true,
+            Step::Connect => self.connect()?,
+            Step::Stream(connection) => self.stream(connection)?,
+            Step::Beat => self.beat(),
+            Step::BeatAsked(asked_at) => self.beat_asked(asked_at),
+            Step::BeatAnswered(asked_at, answer) => self.beat_answered(asked_at, answer)?,
+            Step::CatalogRead(epoch) => self.catalog_read(epoch),
+            Step::CatalogAnswered(epoch, answer) => self.catalog_answered(epoch, answer)?,
+            Step::FetchRead(flight, instances) => self.fetch_read(flight, &instances),
+            Step::FetchAnswered(flight, result) => self.fetch_answered(flight, result)?,
+        }
+        Ok(())
+    }
+
+    pub(crate) fn moment(&self) -> Now {
+        Now { mono: self.now, trace: self.now as i64 }
+    }
+
+    /// Carries out what the core decided.
+    pub(crate) fn act(&mut self) -> Result<(), String> {
+        for action in self.core.take_actions() {
+            match action {
+                Action::Fetch(order) => {
+                    let texts: Vec<String> = order.instances.iter().map(|text| text.to_string()).collect();
+                    self.note(|| format!("fetch {} of {texts:?} after {}", order.id, order.delay));
+                    let way = order.delay + self.way();
+                    self.after(way, Step::FetchRead(order.id, texts));
+                }
+                Action::Reply(id, result) => self.reply(id, result)?,
+                Action::AskForProgress => {
+                    let way = 2 * self.way();
+                    self.after(way, Step::Stream(self.connection));
+                }
+                Action::LoadCatalog => self.load_catalog(),
+            }
+        }
+        Ok(())
+    }
+
+    fn reply(&mut self, id: RequestId, result: Result<Answer, Refusal>) -> Result<(), String> {
+        match self.asked.remove(&id) {
+            Some(asked) => self.judge(&asked, result),
+            None => Err(format!("a reply to request {} that does not wait", id.0)),
+        }
+    }
+
+    pub(crate) fn judge(&mut self, asked: &Asked, result: Result<Answer, Refusal>) -> Result<(), String> {
+        match result {
+            Ok(answer) => {
+                self.note(|| {
+                    let parts = answer.parts.iter().map(|part| {
+                        let rows: Vec<&str> = part.copy.rows.iter().filter_map(|row| row[0].as_deref()).collect();
+                        format!("{} {:?} [{}]", part.copy.instance, part.served_from, rows.join(","))
+                    });
+                    format!("answer at {}: {}", answer.lsn.0, parts.collect::<Vec<_>>().join("; "))
+                });
+                self.summary.answers += 1;
+                self.summary.several_parts += u64::from(answer.parts.len() > 1);
+                let copies = answer.parts.iter().filter(|p| p.served_from != foreshard_edge::ServedFrom::Origin);
+                self.summary.from_copies += u64::from(copies.count() > 0);
+                let moment = Moment {
+                    now: self.now,
+                    applied: self.core.applied(),
+                    max_staleness: self.profile.config.max_staleness,
+                    met_the_crash: self.met_the_crash,
+                };
+                self.checker.answer(&self.origin, asked, &answer, &moment)
+            }
+            Err(refusal) => {
+                self.note(|| format!("refused: {refusal:?}"));
+                self.summary.refused += 1;
+                Ok(())
+            }
+        }
+    }
+
+    /// The core acknowledges; the origin hears of it while the stream is connected.
+    pub(crate) fn acknowledge(&mut self) -> Result<(), String> {
+        let position = match self.mutant {
+            Some(Mutant::AcknowledgeApplied) => self.core.applied(),
+            _ => self.core.acknowledged(),
+        };
+        if position == Lsn::ZERO {
+            return Ok(());
+        }
+        if self.mutant.is_none() {
+            acknowledgement(&self.origin, position, self.core.applied())?;
+        }
+        self.acknowledged = self.acknowledged.max(position);
+        if let Some(slot) = &mut self.slot {
+            slot.confirmed = slot.confirmed.max(position);
+            if self.rng.random_bool(0.1) {
+                slot.persisted = slot.confirmed;
+            }
+        }
+        Ok(())
+    }
+
+    fn overdue(&self) -> Result<(), String> {
+        let late = self.asked.iter().find(|(_, asked)| asked.deadline + TICK < self.now);
+        late.map_or(Ok(()), |(id, _)| Err(format!("request {} has no reply after its deadline", id.0)))
+    }
+
+    fn gauge(&self, name: &str) -> f64 {
+        let gauges = self.core.gauges(self.moment());
+        gauges.into_iter().find(|(known, _)| *known == name).map_or(f64::NAN, |(_, value)| value)
+    }
+
+    fn bounded(&self) -> Result<(), String> {
+        let config = &self.profile.config;
+        for (name, limit) in [
+            ("prefetch_cache_bytes", config.prefetch_bytes),
+            ("reactive_cache_bytes", config.reactive_bytes),
+            ("requests_waiting", config.max_waiting),
+            ("fetches_under_way_prefetch", config.prefetch_concurrency * 2),
+        ] {
+            let value = self.gauge(name);
+            if value > limit as f64 {
+                return Err(format!("{name} is {value}, above {limit}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The calm time is over: nothing is left behind, and everything is answered as it is at the origin.
+    fn at_rest(&mut self) -> Result<(), String> {
+        for name in
+            ["requests_waiting", "fetches_under_way_demand", "fetches_under_way_prefetch", "unseen_transactions"]
+        {
+            let value = self.gauge(name);
+            if value != 0.0 {
+                return Err(format!("at rest, {name} is {value}"));
+            }
+        }
+        if !self.core.is_ready(self.moment()) {
+            return Err("at rest, but not ready".into());
+        }
+        let (acknowledged, flushed) = (self.core.acknowledged(), self.origin.flushed);
+        if acknowledged != flushed {
+            return Err(format!("at rest, {acknowledged} of {flushed} is acknowledged"));
+        }
+        let defs = self.origin.visible_defs();
+        for (function, shards) in &defs.functions {
+            let answers = self.summary.answers;
+            self.ask_for(*function, shards.iter().map(|shard| (*shard, 0)).collect(), None)?;
+            let end = self.now + 200_000;
+            self.run_until(end)?;
+            if self.summary.answers != answers + 1 {
+                return Err(format!("at rest, f{function} is not answered"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds to the trace that is printed when one seed is replayed, and to the fingerprint of the run.
+    pub(crate) fn note(&mut self, what: impl FnOnce() -> String) {
+        let what = what();
+        if self.trace {
+            println!("{:>9} {what}", self.now);
+        }
+        for byte in what.bytes().chain(self.now.to_le_bytes()) {
+            self.summary.fingerprint = (self.summary.fingerprint ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
+        }
+    }
+}
