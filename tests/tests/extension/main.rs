@@ -1,0 +1,12 @@
+//! The extension on a real PostgreSQL, through SQL only: what DBAs call, what the plugin decodes, what a fetch gives.
+
+mod api;
+mod bad_input;
+mod ddl;
+mod decoding;
+mod health;
+mod lifecycle;
+mod order;
+mod origin;
+mod rights;
+mod values;
