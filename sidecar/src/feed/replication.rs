@@ -39,7 +39,15 @@ impl Replication {
             let mut connection = PgReplicationConnection::connect(&address)?;
             let created_at = if create { Some(create_slot(&mut connection, &slot)?) } else { None };
             let version = PROTOCOL_VERSION.to_string();
-            connection.start_replication(&slot, 0, &[("edge", &edge), ("protocol", &version)])?;
+            if let Err(error) =
+                connection.start_replication(&slot, 0, &[("edge", &edge), ("protocol", &version)])
+            {
+                // A slot that nobody can follow would only hold back the origin's log.
+                if create && let Err(error) = connection.drop_replication_slot(&slot, true) {
+                    tracing::error!(slot, %error, "the new slot is not followed and could not be dropped: drop it by hand");
+                }
+                return Err(error.into());
+            }
             Ok(Replication { connection, created_at, never: CancellationToken::new() })
         });
         let within = if create { CREATE_WITHIN } else { config.connect_timeout * 4 };

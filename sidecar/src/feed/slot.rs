@@ -54,7 +54,7 @@ pub(crate) async fn prepare(config: &Config, acknowledged: Lsn) -> Result<Slot, 
 }
 
 async fn slot_name(client: &Client, edge: &str) -> Result<String, OriginError> {
-    let settings = "SELECT current_setting('wal_level'), current_setting('output_plugin_libraries', true), pg_catalog.pg_is_in_recovery(), \
+    let settings = "SELECT current_setting('wal_level'), CASE WHEN pg_catalog.pg_has_role('pg_read_all_settings', 'USAGE') THEN current_setting('output_plugin_libraries', true) END, pg_catalog.pg_is_in_recovery(), \
                     EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'foreshard')";
     let row = client.query_one(settings, &[]).await.map_err(|error| OriginError::of(&error))?;
     let (wal_level, allowed, standby, installed): (String, Option<String>, bool, bool) =

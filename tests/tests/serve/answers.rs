@@ -206,8 +206,11 @@ async fn operators_see_how_it_is() -> Result<()> {
 async fn an_idle_edge_follows_and_does_not_hold_the_log() -> Result<()> {
     let shop = Shop::open().await?;
     let edge = SidecarOptions::of(&shop.login).start().await?;
-    shop.db.batch_execute("CREATE TABLE unrelated (id int); CREATE DATABASE other").await?;
-    shop.db.batch_execute("INSERT INTO unrelated SELECT generate_series(1, 100000)").await?;
+    shop.db
+        .batch_execute(
+            "CREATE TABLE unrelated (id int); INSERT INTO unrelated SELECT generate_series(1, 100000)",
+        )
+        .await?;
     let at = token(&shop.db).await?;
     eventually("the position passes what concerns no shard", SOON, || async {
         let query = "SELECT last_applied_lsn >= $1::text::pg_lsn FROM foreshard.edges WHERE name = 'paris'";
