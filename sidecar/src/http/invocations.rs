@@ -67,7 +67,7 @@ pub(super) async fn post(
     }
     out.extend_from_slice(b"}}");
     let wait = started.elapsed();
-    let execution = Execution {
+    let execution = || Execution {
         function_id: function,
         started_at: app.shared.clock.now().to_rfc3339(),
         tables,

@@ -44,7 +44,7 @@ pub(super) async fn get(
     let part = parts.pop().ok_or(Refusal::NotReady)?;
     let (body, etag) = body(&query, &part, format)?;
     let wait = started.elapsed();
-    let execution = Execution {
+    let execution = || Execution {
         function_id: function,
         started_at: app.shared.clock.now().to_rfc3339(),
         tables: vec![table],

@@ -53,10 +53,11 @@ pub(crate) fn channel(most: usize) -> (Logger, Log) {
 }
 
 impl Logger {
-    /// Notes an execution, or counts it as dropped if the buffer is full.
-    pub(crate) fn log(&self, shared: &Shared, execution: Execution) {
-        if self.sender.try_send(execution).is_err() {
-            Shared::count(&shared.executions_dropped, 1);
+    /// Notes an execution, or counts it as dropped if the buffer is full; it is only put together if there is room.
+    pub(crate) fn log(&self, shared: &Shared, execution: impl FnOnce() -> Execution) {
+        match self.sender.try_reserve() {
+            Ok(room) => room.send(execution()),
+            Err(_) => Shared::count(&shared.executions_dropped, 1),
         }
     }
 }
