@@ -46,8 +46,11 @@ impl LocalTime {
     }
 }
 
-/// An edge ships its log in batches; after so much real time all of it should have arrived.
+/// An edge ships its log in batches; after so much real time (seconds) all of it should have arrived, at first and at
+/// most. What is seen to arrive shows how long it really takes.
 const SHIPPING: f64 = 3.0;
+/// How many executions it takes to believe that the log arrives sooner than it used to.
+const PATIENCE: i64 = 100;
 /// Executions so far ahead of the clock (seconds) are not believed.
 const AHEAD: i64 = 120;
 /// Predictions to learn from per tick, while catching up with history more than two weeks old, with recent history, and
@@ -65,8 +68,9 @@ pub(super) struct Learner {
     local: BTreeMap<String, LocalTime>,
     /// Day for which the edges' offsets were last set.
     day: i64,
-    /// Seconds (of the clock) that the log may lag behind.
-    shipping: i64,
+    /// Seconds (of the clock) that the log may lag behind, at most and as seen lately.
+    longest_lag: i64,
+    lag: i64,
     /// Latest execution seen of each edge, Unix seconds.
     latest: BTreeMap<String, i64>,
     unbelievable: u64,
@@ -81,6 +85,7 @@ impl Learner {
             tick_minutes: (settings.every / 60).clamp(1, 15) as u32,
             ..EngineConfig::default()
         };
+        let longest_lag = (SHIPPING * rate(&settings.clock)).clamp(1.0, 6.0 * 3600.0) as i64;
         let engine = Engine::new(config).expect("horizons and tick derive from checked settings");
         Learner {
             engine,
@@ -88,7 +93,8 @@ impl Learner {
             timezones: settings.timezones.clone(),
             local: BTreeMap::new(),
             day: i64::MIN,
-            shipping: (SHIPPING * rate(&settings.clock)).clamp(1.0, 6.0 * 3600.0) as i64,
+            longest_lag,
+            lag: longest_lag,
             latest: BTreeMap::new(),
             unbelievable: 0,
         }
@@ -142,6 +148,11 @@ impl Learner {
             self.unbelievable += 1;
             return;
         }
+        if self.cursor.is_some() {
+            // Not part of the history read at the start, so its lateness tells how the log is shipped.
+            let lag = (now.timestamp() - row.started_at).clamp(0, self.longest_lag);
+            self.lag = lag.max(self.lag - (self.lag - lag).div_euclid(PATIENCE).max(1)).max(0);
+        }
         let minute = row.started_at.div_euclid(60);
         let day = minute.div_euclid(1440);
         if day > self.day {
@@ -166,7 +177,7 @@ impl Learner {
     /// Brings the engine's clock as close to the present as the log is known to be complete: where nothing arrived for
     /// long, nothing happened; else up to what has arrived from every edge.
     pub(super) fn settle(&mut self, now: DateTime<Utc>) {
-        let surely = now.timestamp() - self.shipping;
+        let surely = now.timestamp() - self.lag;
         let arrived = self.latest.values().copied().filter(|&at| at >= surely).min();
         let complete = arrived.unwrap_or(surely).min(now.timestamp());
         self.advance(complete.div_euclid(60) - 1, now);
@@ -191,4 +202,64 @@ fn rate(clock: &Clock) -> f64 {
     let ahead = TimeDelta::days(1);
     let real = clock.until(clock.now() + ahead).as_secs_f64();
     ahead.as_seconds_f64() / real.max(1e-3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::catalog::Edge;
+    use crate::plan::settings::{PlanArgs, Settings};
+
+    const DAY: i64 = 86_400;
+    /// 2024-01-01, a Monday.
+    const START: i64 = 1_704_067_200;
+
+    fn learner() -> Learner {
+        let args = PlanArgs { origin: Some("host=localhost".to_owned()), ..PlanArgs::default() };
+        Learner::new(&Settings::load(&args).unwrap())
+    }
+
+    fn row(function: &str, at: i64) -> LogRow {
+        LogRow {
+            edge: "ams1".into(),
+            function: function.into(),
+            started_at: at,
+            shards: vec!["products".into()],
+        }
+    }
+
+    fn time(at: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(at, 0).unwrap()
+    }
+
+    #[test]
+    fn executions_from_the_future_are_not_believed() {
+        let mut l = learner();
+        l.learn(&row("f", START + 10 * DAY), time(START));
+        assert_eq!((l.unbelievable(), l.engine().counters().accepted), (1, 0));
+    }
+
+    #[test]
+    fn the_clock_follows_what_has_arrived() {
+        let mut l = learner();
+        l.learn(&row("f", START), time(START));
+        l.read_up_to(Cursor::default());
+        // The log is three seconds late at most in real time: a minute later nothing can be missing.
+        l.settle(time(START + 3600));
+        let settled = l.engine().clock().unwrap() * 60;
+        assert!(settled >= START + 3600 - 600 && settled < START + 3600, "{}", settled - START);
+    }
+
+    #[test]
+    fn local_time_comes_from_the_zone_or_else_the_longitude() {
+        let zone = LocalTime::Zone(chrono_tz::America::New_York);
+        assert_eq!(zone.offset_minutes(time(START)), -300);
+        assert_eq!(zone.offset_minutes(time(START + 180 * DAY)), -240);
+        let mut l = learner();
+        let edge = |name: &str, longitude| Edge { name: name.to_owned(), longitude };
+        let edges = vec![edge("ewr", Some(-74.2)), edge("nowhere", Some(f64::NAN)), edge("unknown", None)];
+        l.locate(&Catalog { edges, ..Catalog::default() }, time(START));
+        let offset = |name: &str| l.local[name].offset_minutes(time(START));
+        assert_eq!((offset("ewr"), offset("nowhere"), offset("unknown")), (-300, 0, 0));
+    }
 }

@@ -87,7 +87,7 @@ impl Settings {
                 .and_then(|text| {
                     toml::from_str(&text).map_err(|e| {
                         let line =
-                            e.span().map_or(1, |s| text[..s.start.min(text.len())].lines().count().max(1));
+                            e.span().map_or(1, |s| text[..s.start.min(text.len())].matches('\n').count() + 1);
                         format!("{}, line {line}: {}", path.display(), e.message())
                     })
                 })
