@@ -35,6 +35,12 @@ mod raw {
             walker: Option<Walker>,
             context: *mut c_void,
         ) -> bool;
+        #[cfg_attr(not(feature = "pg15"), link_name = "raw_expression_tree_walker_impl")]
+        pub(super) fn raw_expression_tree_walker(
+            node: *mut pg_sys::Node,
+            walker: Option<Walker>,
+            context: *mut c_void,
+        ) -> bool;
     }
 }
 
@@ -79,4 +85,17 @@ pub(super) unsafe fn expression_tree_walker(
 ) -> bool {
     // SAFETY: by contract.
     unsafe { pg_guard_ffi_boundary(|| raw::expression_tree_walker(node, Some(walker), context)) }
+}
+
+/// The same for what the grammar gives, before names are looked up.
+///
+/// # Safety
+/// `node` is a raw parse tree and `context` what `walker` expects.
+pub(super) unsafe fn raw_expression_tree_walker(
+    node: *mut pg_sys::Node,
+    walker: Walker,
+    context: *mut c_void,
+) -> bool {
+    // SAFETY: by contract.
+    unsafe { pg_guard_ffi_boundary(|| raw::raw_expression_tree_walker(node, Some(walker), context)) }
 }

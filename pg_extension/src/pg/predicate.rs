@@ -41,6 +41,7 @@ pub(crate) fn compile(source: Oid, predicate: &str) -> Compiled {
             true,
         );
         pg_sys::addNSItemToQuery(state, item, false, true, true);
+        refuse_subqueries(expression, std::ptr::null_mut());
         let node = pg_sys::transformExpr(state, expression, pg_sys::ParseExprKind::EXPR_KIND_WHERE);
         let node = pg_sys::coerce_to_boolean(state, node, c"shard predicate".as_ptr());
         pg_sys::assign_expr_collations(state, node);
@@ -112,8 +113,38 @@ unsafe fn parse(text: &CString) -> *mut pg_sys::Node {
         if !target.name.is_null() || !target.indirection.is_null() || target.val.is_null() {
             not_one();
         }
+        // The star of SELECT * is a target but no expression, and the parser's functions for expressions trip over it.
+        if tag(target.val) == NodeTag::T_ColumnRef {
+            let fields = (*target.val.cast::<pg_sys::ColumnRef>()).fields;
+            if tag(pg_sys::list_nth(fields, pg_sys::list_length(fields) - 1).cast()) == NodeTag::T_A_Star {
+                not_one();
+            }
+        }
         target.val
     }
+}
+
+/// Before names are looked up: the tables of a subquery would be reported as missing, which is not what is wrong.
+#[pg_guard]
+unsafe extern "C-unwind" fn refuse_subqueries(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
+    // SAFETY: called with a raw parse tree, and by the walker with parts of it.
+    unsafe {
+        if node.is_null() {
+            return false;
+        }
+        if tag(node) == NodeTag::T_SubLink {
+            no_subqueries();
+        }
+        ffi::raw_expression_tree_walker(node, refuse_subqueries, context)
+    }
+}
+
+fn no_subqueries() -> ! {
+    fail(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        "a shard predicate can't hold a subquery",
+        "Only columns of the row itself can decide; store what decides in a column.",
+    )
 }
 
 struct Check {
@@ -174,10 +205,7 @@ unsafe fn walk(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
             | NodeTag::T_SubscriptingRef
             | NodeTag::T_CollateExpr
             | NodeTag::T_List => {}
-            NodeTag::T_SubLink | NodeTag::T_SubPlan => unsupported(
-                "a shard predicate can't hold a subquery",
-                "Only columns of the row itself can decide; store what decides in a column.",
-            ),
+            NodeTag::T_SubLink | NodeTag::T_SubPlan => no_subqueries(),
             NodeTag::T_Aggref | NodeTag::T_GroupingFunc | NodeTag::T_WindowFunc => unsupported(
                 "a shard predicate can't hold an aggregate or window function",
                 "Only columns of the row itself can decide.",
