@@ -1,7 +1,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use foreshard_protocol::ShardName;
+use foreshard_protocol::{Lsn, ShardName};
 use lru::LruCache;
 
 use crate::copy::ShardCopy;
@@ -120,6 +120,12 @@ impl Cache {
         self.by_shard.get(shard).into_iter().flatten().cloned().collect()
     }
 
+    /// Copies that hold what the stream has not delivered up to `position`.
+    pub(crate) fn ahead_of(&self, position: Lsn) -> Vec<Arc<str>> {
+        let ahead = self.entries.iter().filter(|(_, entry)| entry.copy.settled_at > position);
+        ahead.map(|(instance, _)| instance.clone()).collect()
+    }
+
     pub(crate) fn clear(&mut self) -> Vec<Removed> {
         let all: Vec<Arc<str>> = self.entries.iter().map(|(instance, _)| instance.clone()).collect();
         all.iter().filter_map(|instance| self.remove(instance)).collect()
@@ -128,7 +134,7 @@ impl Cache {
 
 #[cfg(test)]
 mod tests {
-    use foreshard_protocol::{Column, ColumnKind, Lsn, Snapshot};
+    use foreshard_protocol::{Column, ColumnKind, Snapshot};
     use proptest::prelude::*;
 
     use super::*;

@@ -84,7 +84,9 @@ pub struct EdgeCore {
     agenda_dirty: bool,
     prefetch_full: bool,
     prefetch_paused_until: u64,
-    epoch: u64,
+    pub(crate) epoch: u64,
+    /// When the stream was last connected. What was asked before may have been answered before a crash of the origin.
+    pub(crate) connected_at: u64,
 }
 
 /// After a failed prefetch none is started for this long.
@@ -109,6 +111,7 @@ impl EdgeCore {
             prefetch_full: false,
             prefetch_paused_until: 0,
             epoch: 0,
+            connected_at: 0,
             config,
         }
     }
@@ -116,31 +119,6 @@ impl EdgeCore {
     /// What the shell has to do since it last asked.
     pub fn take_actions(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
-    }
-
-    /// The stream starts at `position`. With `continues` it goes on where it was acknowledged; otherwise its past is
-    /// lost, and every copy and every fetch under way is dropped.
-    pub fn stream_started(&mut self, now: Now, position: Lsn, continues: bool) {
-        if continues && self.stream.position() > Lsn::ZERO {
-            return;
-        }
-        if self.stream.position() > Lsn::ZERO {
-            self.stats.resets += 1;
-        }
-        self.epoch += 1;
-        self.stream.restart(position);
-        self.flights.poison_all();
-        self.definitions.unload();
-        self.agenda.clear();
-        for removed in self.prefetch.clear() {
-            self.note_prefetch_removed(&removed);
-        }
-        self.reactive.clear();
-        for pending in self.requests.pending.values_mut() {
-            pending.pinned.fill(None);
-        }
-        self.actions.push(Action::LoadCatalog);
-        self.tick(now);
     }
 
     /// One committed transaction. Frames that were applied before are recognised and ignored.
@@ -160,10 +138,7 @@ impl EdgeCore {
                 }
                 Event::Catalog(change) => {
                     if let Some(shard) = self.definitions.apply(xid, change) {
-                        let change = KeyChange::Whole(WholeReason::Ddl);
-                        self.stream.remember_definition(xid, &shard);
-                        self.flights.suspect(xid, &shard, &change);
-                        self.invalidate(xid, &shard, &change);
+                        self.redefined(xid, &shard);
                     }
                     self.agenda_dirty = true;
                 }
@@ -185,7 +160,11 @@ impl EdgeCore {
     /// What the origin said when asked at `asked_at` (microseconds, monotonic clock, before the question was sent):
     /// its flush position and what readers see.
     pub fn origin_state(&mut self, now: Now, asked_at: u64, flushed: Lsn, snapshot: &Snapshot) {
-        self.stream.origin_state(asked_at, flushed, snapshot);
+        if asked_at < self.connected_at {
+            return;
+        }
+        self.seen(snapshot);
+        self.stream.origin_state(asked_at, flushed);
         if self.stream.awaits_progress() {
             self.actions.push(Action::AskForProgress);
         }
@@ -197,6 +176,12 @@ impl EdgeCore {
         self.epoch
     }
 
+    /// A snapshot of the origin arrived: what it sees, every later one sees too.
+    fn seen(&mut self, snapshot: &Snapshot) {
+        self.stream.seen(snapshot);
+        self.definitions.seen(snapshot);
+    }
+
     /// The definitions, as an answer to [`Action::LoadCatalog`], read after the stream of `epoch` had started.
     /// Definitions read for an earlier stream are ignored: the new one does not carry what changed in between.
     pub fn catalog_loaded(&mut self, now: Now, epoch: u64, mut catalog: CatalogSnapshot) {
@@ -204,10 +189,13 @@ impl EdgeCore {
             return;
         }
         let schedules = std::mem::take(&mut catalog.schedules);
-        self.stream.seen(&catalog.snapshot);
-        if !self.definitions.load(catalog) {
+        self.seen(&catalog.snapshot);
+        let Some(unseen) = self.definitions.load(catalog) else {
             self.actions.push(Action::LoadCatalog);
             return;
+        };
+        for (xid, shard) in unseen {
+            self.redefined(xid, &shard);
         }
         for schedule in schedules {
             self.schedule(now, schedule);
@@ -260,8 +248,6 @@ impl EdgeCore {
     }
 
     fn land(&mut self, now: Now, id: FlightId, flight: Flight, fetched: Fetched) {
-        let snapshot = Arc::new(fetched.header.snapshot);
-        self.stream.seen(&snapshot);
         let waiters: Vec<RequestId> = flight.waiters.iter().copied().chain(flight.private_to).collect();
         if flight.ahead_of_demand {
             self.admission.on_done(now.mono.saturating_sub(flight.started_at));
@@ -273,6 +259,8 @@ impl EdgeCore {
             }
             return;
         }
+        let snapshot = Arc::new(fetched.header.snapshot);
+        self.seen(&snapshot);
         let mut rejected = Vec::new();
         for (wanted, result) in flight.instances.into_iter().zip(fetched.instances) {
             match result {
@@ -399,7 +387,7 @@ impl EdgeCore {
         }
     }
 
-    fn note_prefetch_removed(&mut self, removed: &Removed) {
+    pub(crate) fn note_prefetch_removed(&mut self, removed: &Removed) {
         if !removed.used {
             self.stats.prefetch_unused_bytes += removed.bytes as u64;
         }
@@ -451,6 +439,14 @@ impl EdgeCore {
                 }
             }
         }
+    }
+
+    /// Copies of the shard, and fetches that do not see `xid`, are of another definition.
+    fn redefined(&mut self, xid: u64, shard: &str) {
+        let change = KeyChange::Whole(WholeReason::Ddl);
+        self.stream.remember_definition(xid, shard);
+        self.flights.suspect(xid, shard, &change);
+        self.invalidate(xid, shard, &change);
     }
 
     fn schedule(&mut self, now: Now, schedule: Schedule) {

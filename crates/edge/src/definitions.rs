@@ -1,7 +1,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use foreshard_protocol::{
-    CatalogChange, CatalogSnapshot, FunctionId, Mapping, ShardDef, ShardName, Snapshot, Xid,
+    CatalogChange, CatalogSnapshot, FunctionId, Lsn, Mapping, ShardDef, ShardName, Snapshot, Xid,
 };
 
 /// The origin's definitions as this edge knows them: loaded once, then kept current by the stream.
@@ -9,10 +9,17 @@ use foreshard_protocol::{
 pub struct Definitions {
     shards: HashMap<ShardName, ShardDef>,
     functions: HashMap<FunctionId, Vec<ShardName>>,
-    loaded: Option<Snapshot>,
-    waiting: VecDeque<(Xid, CatalogChange)>,
-    waiting_overflowed: bool,
+    loaded: Option<Loaded>,
+    /// Delivered changes that a load may lack, because the origin does not show them to readers yet.
+    unseen: VecDeque<(Xid, CatalogChange)>,
+    unseen_overflowed: bool,
     edge_dropped: bool,
+}
+
+/// As of when the definitions were read.
+struct Loaded {
+    snapshot: Snapshot,
+    settled_at: Lsn,
 }
 
 /// What a function may do with a shard.
@@ -28,8 +35,8 @@ pub enum FunctionShard<'a> {
     UnknownFunction,
 }
 
-/// Changes that came while the definitions were being loaded; more than this and the load starts again.
-const MAX_WAITING: usize = 10_000;
+/// More changes than this while the definitions are being loaded and the load starts again.
+const MAX_UNSEEN: usize = 10_000;
 
 impl Definitions {
     /// Whether definitions have been loaded and the edge still exists.
@@ -42,23 +49,40 @@ impl Definitions {
         self.edge_dropped
     }
 
-    /// Takes the definitions as read in one snapshot, then the changes that arrived meanwhile and that it lacks.
-    /// False if more changes arrived than were kept: then nothing is loaded, and the load has to be repeated.
-    pub(crate) fn load(&mut self, catalog: CatalogSnapshot) -> bool {
-        if self.waiting_overflowed {
+    /// Takes the definitions as read in one snapshot, then the changes that were delivered and that it lacks. Gives
+    /// the shards that these changed, with the transaction that did. `None` if more changes were delivered than were
+    /// kept: then nothing is loaded, and the load has to be repeated.
+    pub(crate) fn load(&mut self, catalog: CatalogSnapshot) -> Option<Vec<(Xid, ShardName)>> {
+        if self.unseen_overflowed {
             self.unload();
-            return false;
+            return None;
         }
         self.shards = catalog.shards.into_iter().map(|def| (def.name.clone(), def)).collect();
         self.functions = catalog.mappings.into_iter().map(|m| (m.function_id, m.shards)).collect();
-        self.loaded = Some(catalog.snapshot);
-        for (xid, change) in std::mem::take(&mut self.waiting) {
-            self.apply(xid, change);
-        }
-        true
+        self.loaded = Some(Loaded { snapshot: catalog.snapshot, settled_at: catalog.wal_lsn });
+        let unseen = std::mem::take(&mut self.unseen).into_iter();
+        Some(unseen.filter_map(|(xid, change)| Some((xid, self.apply(xid, change)?))).collect())
     }
 
-    /// Forgets everything until the next load.
+    /// A position at or after everything in the load, if there is one.
+    pub(crate) fn settled_at(&self) -> Option<Lsn> {
+        self.loaded.as_ref().map(|loaded| loaded.settled_at)
+    }
+
+    /// A snapshot of the origin arrived. While a load is awaited nothing is forgotten: it may have been read earlier.
+    pub(crate) fn seen(&mut self, snapshot: &Snapshot) {
+        if self.loaded.is_some() {
+            self.unseen.retain(|(xid, _)| !snapshot.sees(*xid));
+            self.unseen_overflowed &= !self.unseen.is_empty();
+        }
+    }
+
+    /// The next load replaces these definitions, on the same stream.
+    pub(crate) fn reload(&mut self) {
+        self.loaded = None;
+    }
+
+    /// Forgets everything until the next load, on another stream.
     pub(crate) fn unload(&mut self) {
         *self = Definitions::default();
     }
@@ -69,22 +93,21 @@ impl Definitions {
             self.edge_dropped = true;
             return None;
         }
-        let Some(loaded) = &self.loaded else {
-            if self.waiting.len() < MAX_WAITING {
-                self.waiting.push_back((xid, change));
-            } else {
-                self.waiting_overflowed = true;
-            }
-            return None;
-        };
-        if loaded.sees(xid) {
+        if self.loaded.as_ref().is_some_and(|loaded| loaded.snapshot.sees(xid)) {
             return None;
         }
+        if self.unseen.len() < MAX_UNSEEN {
+            self.unseen.push_back((xid, change.clone()));
+        } else {
+            self.unseen_overflowed = true;
+        }
+        self.loaded.as_ref()?;
         match change {
             CatalogChange::Shard(def) => {
                 let name = def.name.clone();
+                // One that was not known may have been defined otherwise while no function read it.
                 let before = self.shards.insert(name.clone(), def.clone());
-                before.filter(|before| *before != def).map(|_| name)
+                (before != Some(def)).then_some(name)
             }
             CatalogChange::ShardDropped(name) => {
                 self.shards.remove(&name);
@@ -136,8 +159,6 @@ impl Definitions {
 
 #[cfg(test)]
 mod tests {
-    use foreshard_protocol::Lsn;
-
     use super::*;
 
     fn def(name: &str, generation: u64) -> ShardDef {
@@ -179,9 +200,23 @@ mod tests {
         definitions.apply(9, CatalogChange::FunctionUnmapped("f".into()));
         definitions.apply(10, CatalogChange::FunctionUnmapped("g".into()));
         assert!(!definitions.ready());
-        definitions.load(catalog("10:10:"));
+        definitions.apply(11, CatalogChange::Shard(def("a", 2)));
+        assert_eq!(definitions.load(catalog("10:10:")), Some(vec![(11, "a".into())]), "not seen by the load");
         assert!(definitions.shards_of("f").is_some());
         assert!(definitions.shards_of("g").is_none());
+    }
+
+    #[test]
+    fn a_reload_keeps_what_it_does_not_see() {
+        let mut definitions = loaded("10:10:");
+        for (xid, function) in [(10, "f"), (11, "g")] {
+            definitions.apply(xid, CatalogChange::FunctionUnmapped(function.into()));
+        }
+        definitions.seen(&"11:11:".parse().unwrap());
+        definitions.reload();
+        assert!(!definitions.ready());
+        definitions.load(catalog("11:11:"));
+        assert!(definitions.shards_of("f").is_some() && definitions.shards_of("g").is_none());
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod flights;
 mod lookup;
 mod now;
 mod requests;
+mod restart;
 pub mod rows;
 mod stats;
 mod stream;

@@ -18,6 +18,9 @@ pub(crate) struct Stream {
     max_unseen: usize,
 }
 
+/// Answers of the origin that the stream has not reached; more are not kept.
+const MAX_MARKS: usize = 64;
+
 #[derive(Clone)]
 struct Unseen {
     xid: Xid,
@@ -102,12 +105,11 @@ impl Stream {
         self.unseen.entry(shard.to_owned()).or_default().push(unseen);
     }
 
-    /// The origin was asked at `asked_at`: `flushed` was its flush position, `snapshot` what readers saw.
-    pub(crate) fn origin_state(&mut self, asked_at: u64, flushed: Lsn, snapshot: &Snapshot) {
-        self.seen(snapshot);
-        self.marks.push_back((asked_at, flushed));
-        if self.marks.len() > 64 {
-            self.marks.pop_front();
+    /// The origin was asked at `asked_at`: `flushed` was its flush position.
+    pub(crate) fn origin_state(&mut self, asked_at: u64, flushed: Lsn) {
+        // The oldest marks stay: dropping them would mean that a stream that lags by more marks never proves anything.
+        if self.marks.len() < MAX_MARKS {
+            self.marks.push_back((asked_at, flushed));
         }
         self.advance(self.position);
     }
@@ -158,13 +160,23 @@ mod tests {
     #[test]
     fn freshness_needs_the_stream_to_reach_what_the_origin_had_flushed() {
         let mut stream = Stream::new(10);
-        stream.origin_state(1_000, Lsn(50), &Snapshot::default());
-        stream.origin_state(2_000, Lsn(90), &Snapshot::default());
+        stream.origin_state(1_000, Lsn(50));
+        stream.origin_state(2_000, Lsn(90));
         assert_eq!(stream.fresh_as_of(), None);
         stream.advance(Lsn(60));
         assert_eq!(stream.fresh_as_of(), Some(1_000));
         stream.advance(Lsn(90));
         assert_eq!(stream.fresh_as_of(), Some(2_000));
+    }
+
+    #[test]
+    fn a_stream_that_lags_by_many_marks_still_proves_its_freshness() {
+        let mut stream = Stream::new(10);
+        for time in 0..1_000 {
+            stream.origin_state(time, Lsn(time));
+            stream.advance(Lsn(time.saturating_sub(100)));
+        }
+        assert!(stream.fresh_as_of() >= Some(1_000 - 100 - MAX_MARKS as u64), "{:?}", stream.fresh_as_of());
     }
 
     #[test]
