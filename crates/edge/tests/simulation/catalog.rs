@@ -52,9 +52,9 @@ impl CatalogOp {
     /// The shard whose rows are not the same any more.
     pub(crate) fn locked_shard(&self) -> Option<usize> {
         match self {
-            CatalogOp::Redefine { shard, .. } | CatalogOp::Drop { shard } | CatalogOp::Create { shard, .. } => {
-                Some(*shard)
-            }
+            CatalogOp::Redefine { shard, .. }
+            | CatalogOp::Drop { shard }
+            | CatalogOp::Create { shard, .. } => Some(*shard),
             CatalogOp::Map { .. } | CatalogOp::Unmap { .. } => None,
         }
     }
@@ -106,7 +106,10 @@ impl Defs {
     }
 
     fn mapping(function: usize, shards: &[usize]) -> Mapping {
-        Mapping { function_id: function_name(function), shards: shards.iter().map(|s| shard_name(*s)).collect() }
+        Mapping {
+            function_id: function_name(function),
+            shards: shards.iter().map(|s| shard_name(*s)).collect(),
+        }
     }
 
     /// As edges load them.

@@ -95,13 +95,18 @@ impl Checker {
             let real = txn.state == State::Visible || (txn.state == State::Lost && !moment.met_the_crash);
             check(real, || format!("{name} holds transaction {id}, which is {:?}", txn.state))?;
         }
-        let missing = origin.log.iter().copied().filter(|id| {
-            !part.holds.contains(id) && origin.txns[*id].touches(part.shard, part.key)
-        });
+        let missing = origin
+            .log
+            .iter()
+            .copied()
+            .filter(|id| !part.holds.contains(id) && origin.txns[*id].touches(part.shard, part.key));
         for id in missing {
             let txn = &origin.txns[id];
             check(txn.end_lsn > lsn, || {
-                format!("{name} at {lsn} lacks transaction {id} (xid {}), committed at {}", txn.xid, txn.end_lsn)
+                format!(
+                    "{name} at {lsn} lacks transaction {id} (xid {}), committed at {}",
+                    txn.xid, txn.end_lsn
+                )
             })?;
             let due = asked.at.saturating_sub(moment.max_staleness);
             check(txn.visible.is_none_or(|(_, at)| at > due), || {

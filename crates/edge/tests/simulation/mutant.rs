@@ -53,9 +53,9 @@ impl Mutant {
             Mutant::TruncateForgotten => frame.events.retain(|event| {
                 !matches!(event, Event::Shard { change: KeyChange::Whole(WholeReason::Truncate), .. })
             }),
-            Mutant::UnmapForgotten => frame.events.retain(|event| {
-                !matches!(event, Event::Catalog(CatalogChange::FunctionUnmapped(_)))
-            }),
+            Mutant::UnmapForgotten => frame
+                .events
+                .retain(|event| !matches!(event, Event::Catalog(CatalogChange::FunctionUnmapped(_)))),
             Mutant::RedefinitionForgotten => {
                 frame.events.retain(|event| !matches!(event, Event::Catalog(CatalogChange::Shard(_))));
             }

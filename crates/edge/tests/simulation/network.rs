@@ -39,10 +39,15 @@ impl World {
         let continues = !created && self.acknowledged > Lsn::ZERO && confirmed <= self.acknowledged
             || mutant == Some(Mutant::NewSlotContinues);
         let from = match mutant {
-            Some(Mutant::AcknowledgeSent) => self.origin.log.iter().filter(|id| {
-                self.origin.txns[**id].flushed_at.is_some_and(|at| at + 3_000 < now)
-            }).count(),
-            _ => self.origin.log.iter().take_while(|id| self.origin.txns[**id].commit_lsn < confirmed).count(),
+            Some(Mutant::AcknowledgeSent) => self
+                .origin
+                .log
+                .iter()
+                .filter(|id| self.origin.txns[**id].flushed_at.is_some_and(|at| at + 3_000 < now))
+                .count(),
+            _ => {
+                self.origin.log.iter().take_while(|id| self.origin.txns[**id].commit_lsn < confirmed).count()
+            }
         };
         self.connection += 1;
         self.cursor = Some(from);
@@ -84,7 +89,9 @@ impl World {
                     let frame = txn.frame.clone();
                     self.cursor = Some(cursor + 1);
                     if let Some(mut frame) = frame {
-                        self.note(|| format!("frame {} up to {}: {:?}", frame.xid, frame.end_lsn.0, frame.events));
+                        self.note(|| {
+                            format!("frame {} up to {}: {:?}", frame.xid, frame.end_lsn.0, frame.events)
+                        });
                         if let Some(mutant) = self.mutant {
                             mutant.spoil_frame(&mut frame);
                         }
@@ -110,7 +117,8 @@ impl World {
         let pause = if !self.calm && self.rng.random_bool(self.profile.stall) {
             self.rng.random_range(100_000..500_000)
         } else {
-            self.rng.random_range(0..self.profile.stream_pause * 2)
+            let pause = if self.calm { 100 } else { self.profile.stream_pause };
+            self.rng.random_range(0..pause * 2)
         };
         self.after(pause, Step::Stream(self.connection));
         Ok(())
@@ -127,7 +135,11 @@ impl World {
         self.after(way, Step::BeatAnswered(asked_at, answer));
     }
 
-    pub(crate) fn beat_answered(&mut self, asked_at: u64, answer: Option<(Lsn, Snapshot)>) -> Result<(), String> {
+    pub(crate) fn beat_answered(
+        &mut self,
+        asked_at: u64,
+        answer: Option<(Lsn, Snapshot)>,
+    ) -> Result<(), String> {
         if let Some((flushed, mut snapshot)) = answer {
             if let Some(mutant) = self.mutant {
                 mutant.spoil_snapshot(&mut snapshot);

@@ -136,10 +136,10 @@ impl Origin {
         coarsened: bool,
     ) -> Option<TxnId> {
         let table_free = |table: usize| !self.table_locks.contains_key(&table);
-        let rows_free =
-            writes.iter().all(|(row, _)| !self.row_locks.contains_key(row) && table_free(row.0));
-        let truncate_free = truncates
-            .is_none_or(|table| table_free(table) && self.row_locks.keys().all(|(locked, _)| *locked != table));
+        let rows_free = writes.iter().all(|(row, _)| !self.row_locks.contains_key(row) && table_free(row.0));
+        let truncate_free = truncates.is_none_or(|table| {
+            table_free(table) && self.row_locks.keys().all(|(locked, _)| *locked != table)
+        });
         let ops_free = ops.iter().all(|op| {
             (!op.needs_catalog_lock() || self.catalog_lock.is_none())
                 && op.locked_shard().is_none_or(|shard| !self.shard_locks.contains_key(&shard))
@@ -200,9 +200,8 @@ impl Origin {
     pub(crate) fn commit(&mut self, id: TxnId) -> bool {
         // The stream says nothing of shards that no function is mapped to. A change of such a shard that is committed
         // but not yet visible when the shard becomes mapped would be known to nobody; see `unmapped_changes_settle`.
-        let invisible = |origin: &Origin| {
-            origin.running.values().any(|other| origin.txns[*other].unsent && *other != id)
-        };
+        let invisible =
+            |origin: &Origin| origin.running.values().any(|other| origin.txns[*other].unsent && *other != id);
         if self.txns[id].ops.iter().any(CatalogOp::needs_catalog_lock) && invisible(self) {
             return false;
         }
@@ -256,8 +255,7 @@ impl Origin {
             events.push(Event::Shard { shard: shard_name(shard), change });
         }
         events.extend(txn.schedule.clone().map(Event::Schedule));
-        (!events.is_empty())
-            .then_some(Frame { xid: txn.xid, commit_lsn, end_lsn, commit_time: 0, events })
+        (!events.is_empty()).then_some(Frame { xid: txn.xid, commit_lsn, end_lsn, commit_time: 0, events })
     }
 
     pub(crate) fn flush(&mut self, now: u64, to: Lsn) {

@@ -40,8 +40,8 @@ impl Profile {
             true => [0, 600, 2_000][rng.random_range(0..3)],
             false => 1 << 20,
         };
-        let faulty = rng.random_bool(0.6);
-        let fault = |rng: &mut ChaCha8Rng, most: f64| match faulty && rng.random_bool(0.5) {
+        let faulty = rng.random_bool(0.7);
+        let fault = |rng: &mut ChaCha8Rng, most: f64| match faulty && rng.random_bool(0.6) {
             true => rng.random_range(0.0..most),
             false => 0.0,
         };
@@ -51,7 +51,7 @@ impl Profile {
                 reactive_bytes: budget(rng),
                 min_confidence: 0.2,
                 lead: 20_000,
-                max_staleness: rng.random_range(60_000..300_000),
+                max_staleness: rng.random_range(150_000..400_000),
                 cut_wait: [0, 2_000, 20_000][rng.random_range(0..3)],
                 request_timeout: rng.random_range(100_000..400_000),
                 prefetch_concurrency: rng.random_range(1..5),
@@ -64,7 +64,7 @@ impl Profile {
             link: [100, 1_000, 10_000][rng.random_range(0..3)],
             visibility: [50, 1_000, 8_000][rng.random_range(0..3)],
             hang: [0.0, 0.02, 0.15][rng.random_range(0..3)],
-            asynchronous_commit: [0.0, 0.2][rng.random_range(0..2)],
+            asynchronous_commit: [0.0, 0.3][rng.random_range(0..2)],
             fetch_error: fault(rng, 0.2),
             write_pause: [500, 2_000, 8_000][rng.random_range(0..3)],
             request_pause: [500, 2_000, 6_000][rng.random_range(0..3)],
@@ -74,7 +74,7 @@ impl Profile {
             kill_edge: fault(rng, 0.2),
             crash_origin: fault(rng, 0.2),
             lose_slot: fault(rng, 0.15),
-            catalog_change: [0.0, 0.03, 0.15][rng.random_range(0..3)],
+            catalog_change: [0.0, 0.05, 0.3][rng.random_range(0..3)],
             busy_until: rng.random_range(250_000..600_000),
         }
     }

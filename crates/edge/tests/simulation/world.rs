@@ -288,14 +288,16 @@ impl World {
             Ok(answer) => {
                 self.note(|| {
                     let parts = answer.parts.iter().map(|part| {
-                        let rows: Vec<&str> = part.copy.rows.iter().filter_map(|row| row[0].as_deref()).collect();
+                        let rows: Vec<&str> =
+                            part.copy.rows.iter().filter_map(|row| row[0].as_deref()).collect();
                         format!("{} {:?} [{}]", part.copy.instance, part.served_from, rows.join(","))
                     });
                     format!("answer at {}: {}", answer.lsn.0, parts.collect::<Vec<_>>().join("; "))
                 });
                 self.summary.answers += 1;
                 self.summary.several_parts += u64::from(answer.parts.len() > 1);
-                let copies = answer.parts.iter().filter(|p| p.served_from != foreshard_edge::ServedFrom::Origin);
+                let copies =
+                    answer.parts.iter().filter(|p| p.served_from != foreshard_edge::ServedFrom::Origin);
                 self.summary.from_copies += u64::from(copies.count() > 0);
                 let moment = Moment {
                     now: self.now,
@@ -363,9 +365,12 @@ impl World {
 
     /// The calm time is over: nothing is left behind, and everything is answered as it is at the origin.
     fn at_rest(&mut self) -> Result<(), String> {
-        for name in
-            ["requests_waiting", "fetches_under_way_demand", "fetches_under_way_prefetch", "unseen_transactions"]
-        {
+        for name in [
+            "requests_waiting",
+            "fetches_under_way_demand",
+            "fetches_under_way_prefetch",
+            "unseen_transactions",
+        ] {
             let value = self.gauge(name);
             if value != 0.0 {
                 return Err(format!("at rest, {name} is {value}"));
@@ -398,7 +403,8 @@ impl World {
             println!("{:>9} {what}", self.now);
         }
         for byte in what.bytes().chain(self.now.to_le_bytes()) {
-            self.summary.fingerprint = (self.summary.fingerprint ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
+            self.summary.fingerprint =
+                (self.summary.fingerprint ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
         }
     }
 }
