@@ -71,7 +71,9 @@ impl Definitions {
             next.mapped().map(|shard| (shard.name.as_str(), shard.wire())).collect();
         let mut changes = Vec::new();
         for (name, shard) in &wanted {
-            if known.get(name) != Some(shard) {
+            // Not the table's name, which is only told for information and changes without a new generation.
+            let same = |known: &ShardDef| (known.generation, &known.key) == (shard.generation, &shard.key);
+            if !known.get(name).is_some_and(same) {
                 changes.push(CatalogChange::Shard(shard.clone()));
             }
         }

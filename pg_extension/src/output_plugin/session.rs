@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use foreshard_protocol::{CatalogChange, Event, Frame, Lsn, Schedule, WholeReason, Xid, encode};
 use pgrx::PgSqlErrorCode;
 
@@ -35,6 +37,8 @@ pub(crate) struct Session {
     schedules: Vec<Schedule>,
     /// A row of the definitions was changed by this transaction.
     redefined: bool,
+    /// Shards that this transaction itself defined or mapped.
+    own: BTreeSet<String>,
     altered: Altered,
 }
 
@@ -61,6 +65,20 @@ impl Known {
             tables.map(|tables| catalog::definitions(&tables, View::Catalog)).unwrap_or_default();
         let sources = Sources::of(&definitions);
         Known { tables, definitions, sources, tentative: true }
+    }
+
+    /// Reads the definitions as of this commit and tells what differs.
+    fn renew(&mut self) -> Vec<CatalogChange> {
+        let mut next = Known::load();
+        next.tentative = false;
+        next.sources.inherit_shapes(&mut self.sources);
+        let changes = self.definitions.changes(&next.definitions);
+        *self = next;
+        changes
+    }
+
+    fn has_edge(&self, edge: &str) -> bool {
+        self.tables.is_some_and(|tables| catalog::edge(&tables, edge, View::Catalog).is_some())
     }
 }
 
@@ -102,6 +120,7 @@ impl Session {
             touched: Touched::default(),
             schedules: Vec::new(),
             redefined: false,
+            own: BTreeSet::new(),
             altered: Altered::default(),
         }
     }
@@ -111,6 +130,7 @@ impl Session {
         self.touched = Touched::default();
         self.schedules.clear();
         self.redefined = false;
+        self.own.clear();
         if self.known.is_none() {
             self.known = Some(Known::load());
         }
@@ -125,6 +145,13 @@ impl Session {
         if let Some(tables) = &known.tables {
             if tables.defines(table) {
                 self.redefined = true;
+                let own = &mut self.own;
+                if table == tables.shard {
+                    row.new_row(|row| own.extend(row.text(1)));
+                } else if table == tables.mapping {
+                    row.new_row(|row| own.extend(row.text(3)));
+                }
+                return true;
             } else if tables.schedules == table {
                 let edge = &self.edge;
                 let schedules = &mut self.schedules;
@@ -177,17 +204,36 @@ impl Session {
         for shard in altered_shards(&mut known.sources, &self.altered, known.tentative) {
             self.touched.whole(&shard, WholeReason::Ddl);
         }
-        let tables_altered = known.tables.is_some_and(|tables| {
-            self.altered.all || self.altered.tables.iter().any(|table| tables.defines(*table))
-        });
+        // A session begins with everything invalidated; that alone is no news for the edge.
+        let tables_altered = self.altered.all && !known.tentative
+            || known
+                .tables
+                .is_some_and(|tables| self.altered.tables.iter().any(|table| tables.defines(*table)));
         if self.redefined || tables_altered || known.tentative {
-            events.extend(redefine(known, &mut self.touched, &self.edge, self.redefined || tables_altered));
+            let tentative = known.tentative;
+            let changes = known.renew();
+            // What this transaction did not define itself was committed after it began, yet before this session: its rows were
+            // evaluated without it, and the edge may have copies that do not hold them.
+            let unseen = changes.iter().filter_map(|change| match change {
+                CatalogChange::Shard(shard) if tentative && !self.own.contains(&shard.name) => {
+                    Some(&shard.name)
+                }
+                _ => None,
+            });
+            for shard in unseen {
+                self.touched.whole(shard, WholeReason::Coarsened);
+            }
+            if self.redefined || tables_altered {
+                events.extend(changes.into_iter().map(Event::Catalog));
+                if !known.has_edge(&self.edge) {
+                    events.push(Event::Catalog(CatalogChange::EdgeDropped));
+                }
+            }
         }
         self.altered = Altered::default();
 
         let definitions = &known.definitions;
-        let mapped: std::collections::BTreeSet<&str> =
-            definitions.mapped().map(|shard| shard.name.as_str()).collect();
+        let mapped: BTreeSet<&str> = definitions.mapped().map(|shard| shard.name.as_str()).collect();
         events.extend(self.touched.take(|shard| {
             let shard = definitions.shards.get(shard)?;
             mapped.contains(shard.name.as_str()).then_some(shard.key.as_slice())
@@ -229,31 +275,4 @@ fn altered_shards(sources: &mut Sources, altered: &Altered, everything: bool) ->
     } else {
         sources.reshaped(Some(&altered.tables))
     }
-}
-
-/// Reads the definitions as of this commit and tells what differs. If the transaction itself did not change any, what differs
-/// was committed before this session's first transaction: the edge knows it, but rows of this transaction were evaluated
-/// without it.
-fn redefine(known: &mut Known, touched: &mut Touched, edge: &str, announce: bool) -> Vec<Event> {
-    let mut next = Known::load();
-    next.tentative = false;
-    let edge_there = next.tables.is_some_and(|tables| catalog::edge(&tables, edge, View::Catalog).is_some());
-    let changes = known.definitions.changes(&next.definitions);
-    if known.tentative {
-        for change in &changes {
-            if let CatalogChange::Shard(shard) = change {
-                touched.whole(&shard.name, WholeReason::Coarsened);
-            }
-        }
-    }
-    next.sources.inherit_shapes(&mut known.sources);
-    *known = next;
-    let mut events = Vec::new();
-    if announce {
-        events.extend(changes.into_iter().map(Event::Catalog));
-        if !edge_there {
-            events.push(Event::Catalog(CatalogChange::EdgeDropped));
-        }
-    }
-    events
 }

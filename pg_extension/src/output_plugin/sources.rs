@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use crate::catalog::{Definitions, Shard};
 use crate::pg::Oid;
-use crate::pg::evaluator::{Evaluator, Wanted};
+use crate::pg::evaluator::{Evaluator, Wanted, WantedPredicate};
 use crate::pg::relation::{Shape, with_partitions};
 
 /// A table that shards are defined on.
@@ -113,10 +113,10 @@ impl Sources {
             let key: Option<Vec<(i16, Oid)>> =
                 shard.key_attnums.iter().map(|attnum| physical_column(&physical, mapping, *attnum)).collect();
             let usable = shard.defect.is_none() && !mapping.is_empty();
-            let (key, predicate) = match key {
-                Some(key) if usable => (key, shard.predicate_tree.as_deref()),
-                // An empty tree can't be prepared: every row may be in the shard.
-                _ => (Vec::new(), Some("")),
+            let (key, predicate) = match (key, &shard.predicate_tree) {
+                (Some(key), None) if usable => (key, WantedPredicate::None),
+                (Some(key), Some(tree)) if usable => (key, WantedPredicate::Tree(tree)),
+                _ => (Vec::new(), WantedPredicate::Unusable),
             };
             targets.push(Target { shard: Rc::clone(shard), keyed: !key.is_empty() });
             wanted.push(Wanted { key, predicate, mapping });

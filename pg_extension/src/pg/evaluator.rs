@@ -18,9 +18,19 @@ pub(crate) struct Wanted<'a> {
     /// Key columns and their types.
     pub(crate) key: Vec<(i16, Oid)>,
     /// The predicate's tree, in numbers of the named table.
-    pub(crate) predicate: Option<&'a str>,
+    pub(crate) predicate: WantedPredicate<'a>,
     /// Physical number of each column of the named table by its number − 1; 0 where there is none.
     pub(crate) mapping: &'a [i16],
+}
+
+/// Which rows are in a shard.
+pub(crate) enum WantedPredicate<'a> {
+    /// All.
+    None,
+    /// Those of this expression.
+    Tree(&'a str),
+    /// Perhaps any: the definition no longer fits the table.
+    Unusable,
 }
 
 /// Evaluates all shards of one table.
@@ -95,12 +105,21 @@ impl Evaluator {
                 pg_sys::CreateStandaloneExprContext(),
             )
         });
+        // SAFETY: the relation is open.
+        let types: Vec<Oid> = unsafe { pgrx::PgTupleDesc::from_pg_unchecked((*relation.0).rd_att) }
+            .iter()
+            .map(|column| column.atttypid)
+            .collect();
         let rules = memory.run(|| {
             wanted
                 .iter()
                 .map(|shard| Rule {
                     key: shard.key.iter().map(|(attnum, kind)| (*attnum, Encoder::key(*kind))).collect(),
-                    predicate: shard.predicate.map_or(Predicate::None, |tree| prepare(tree, shard.mapping)),
+                    predicate: match shard.predicate {
+                        WantedPredicate::None => Predicate::None,
+                        WantedPredicate::Tree(tree) => prepare(tree, shard.mapping, &types),
+                        WantedPredicate::Unusable => Predicate::Broken,
+                    },
                 })
                 .collect::<Vec<_>>()
         });
@@ -327,8 +346,8 @@ pub(super) unsafe fn caught<R>(work: impl FnOnce() -> R) -> Result<R, u32> {
     }
 }
 
-/// Makes a stored tree executable on this table's rows.
-fn prepare(tree: &str, mapping: &[i16]) -> Predicate {
+/// Makes a stored tree executable on this table's rows, whose columns have these types.
+fn prepare(tree: &str, mapping: &[i16], types: &[Oid]) -> Predicate {
     let Ok(tree) = CString::new(tree) else { return Predicate::Broken };
     // SAFETY: the tree was written by `predicate::compile` of this version's server; all that is built lives in the current
     // memory context, which the evaluator owns. The mapping is only read.
@@ -343,22 +362,32 @@ fn prepare(tree: &str, mapping: &[i16]) -> Predicate {
             let node =
                 pg_sys::map_variable_attnos(node, 1, 0, &raw const map, Oid::INVALID, &raw mut whole_row);
             let planned = pg_sys::expression_planner(node.cast());
-            let mut look = Look { attnums: Vec::new(), infallible: true };
+            let mut look = Look { columns: Vec::new(), infallible: true };
             look_at(planned.cast(), (&raw mut look).cast());
             let state = pg_sys::ExecInitExpr(planned, std::ptr::null_mut());
+            assert!(!state.is_null(), "a stored predicate is an expression");
             (state, look)
         })
     };
     match prepared {
-        Ok((state, look)) => {
-            Predicate::Expression { state, attnums: look.attnums, infallible: look.infallible }
+        // A column that has another type than when the shard was defined can't be read by this expression any more.
+        Ok((_, look))
+            if look.columns.iter().any(|(attnum, kind)| types.get(*attnum as usize - 1) != Some(kind)) =>
+        {
+            Predicate::Broken
         }
+        Ok((state, look)) => Predicate::Expression {
+            state,
+            attnums: look.columns.into_iter().map(|(attnum, _)| attnum).collect(),
+            infallible: look.infallible,
+        },
         Err(_) => Predicate::Broken,
     }
 }
 
 struct Look {
-    attnums: Vec<i16>,
+    /// Columns and the types that the expression takes them for.
+    columns: Vec<(i16, Oid)>,
     infallible: bool,
 }
 
@@ -371,7 +400,10 @@ unsafe extern "C-unwind" fn look_at(node: *mut pg_sys::Node, context: *mut std::
     unsafe {
         let look = &mut *context.cast::<Look>();
         match (*node).type_ {
-            NodeTag::T_Var => look.attnums.push((*node.cast::<pg_sys::Var>()).varattno),
+            NodeTag::T_Var => {
+                let var = &*node.cast::<pg_sys::Var>();
+                look.columns.push((var.varattno, var.vartype));
+            }
             NodeTag::T_Const
             | NodeTag::T_OpExpr
             | NodeTag::T_FuncExpr

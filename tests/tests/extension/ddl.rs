@@ -1,1 +1,236 @@
+//! What happens to tables happens to their shards, and later writes still arrive.
 
+use anyhow::Result;
+
+use crate::origin::{Origin, in_words};
+
+/// The table is another one now; if the definition follows, as it does a renamed or retyped column, that comes first.
+fn is_told(events: &[String]) -> bool {
+    events == ["t Whole(Ddl)"] || events == ["+shard t", "t Whole(Ddl)"]
+}
+
+async fn one_table() -> Result<Origin> {
+    Origin::followed(
+        "CREATE TABLE t (id int PRIMARY KEY, a int, b text, c int);
+         ALTER TABLE t DROP COLUMN c;
+         INSERT INTO t VALUES (1, 1, 'x');
+         SELECT foreshard.create_shard('t', 't', predicate => 'a > 0', key => '{id}')",
+    )
+    .await
+}
+
+#[tokio::test]
+async fn every_alteration_invalidates_and_later_writes_arrive() -> Result<()> {
+    let origin = one_table().await?;
+    for (id, statement) in [
+        "ALTER TABLE t ADD COLUMN d int",
+        "ALTER TABLE t ADD COLUMN e int DEFAULT 7",
+        "ALTER TABLE t ADD COLUMN f timestamptz DEFAULT clock_timestamp()",
+        "ALTER TABLE t DROP COLUMN d",
+        "ALTER TABLE t RENAME COLUMN e TO g",
+        "ALTER TABLE t ALTER COLUMN b TYPE varchar(20)",
+        "ALTER TABLE t ALTER COLUMN g TYPE int USING g + 1",
+        "ALTER TABLE t ADD COLUMN h int GENERATED ALWAYS AS (a * 2) STORED",
+        "ALTER TABLE t ENABLE ROW LEVEL SECURITY",
+        "ALTER TABLE t DISABLE ROW LEVEL SECURITY",
+        "VACUUM FULL t",
+        "CLUSTER t USING t_pkey",
+        "ALTER TABLE t DROP COLUMN h",
+        "ALTER TABLE t RENAME COLUMN a TO aa",
+        "ALTER TABLE t ALTER COLUMN aa TYPE bigint",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let events = origin.after(statement).await?;
+        assert!(is_told(&events), "{statement}: {events:?}");
+        let id = id + 10;
+        assert_eq!(origin.after(&format!("INSERT INTO t (id) VALUES ({id})")).await?, [""; 0], "{statement}");
+        let column = if statement.contains("aa") || id >= 23 { "aa" } else { "a" };
+        let insert = format!("INSERT INTO t (id, {column}) VALUES (-{id}, 1)");
+        assert_eq!(origin.after(&insert).await?, [format!("t -{id}")], "{statement}");
+        assert_eq!(origin.rows(&format!("t?id=-{id}")).await?.len(), 1, "{statement}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn definitions_follow_renamed_and_retyped_columns() -> Result<()> {
+    let origin = Origin::followed(
+        "CREATE TABLE t (id int PRIMARY KEY, a int, b text, c int);
+         SELECT foreshard.create_shard('t', 't', predicate => 'a > 0', key => '{id}', columns => '{id,b}')",
+    )
+    .await?;
+    let defined = "SELECT concat_ws(' ', predicate, key, columns, defect) FROM foreshard.shards";
+    origin.db.batch_execute("ALTER TABLE t RENAME id TO ident").await?;
+    origin.db.batch_execute("ALTER TABLE t RENAME a TO \"A b\"").await?;
+    origin.db.batch_execute("ALTER TABLE t RENAME b TO d").await?;
+    assert_eq!(origin.value::<String>(defined).await?, "(\"A b\" > 0) {ident} {ident,d}");
+    origin.frames().await?;
+    assert_eq!(origin.after("INSERT INTO t VALUES (1, 1, 'x'), (2, 0, 'y')").await?, ["t 1"]);
+    assert_eq!(origin.rows("t?ident=1").await?, ["1|x"]);
+    assert_eq!(origin.rows("t?id=1").await?, ["KeyMismatch"]);
+
+    origin.db.batch_execute("ALTER TABLE t ALTER COLUMN \"A b\" TYPE numeric").await?;
+    origin.frames().await?;
+    assert_eq!(origin.after("INSERT INTO t VALUES (3, 0.5, 'z'), (4, -0.5, 'z')").await?, ["t 3"]);
+
+    origin.db.batch_execute("ALTER TABLE t ALTER COLUMN \"A b\" TYPE text").await?;
+    let defect: String = origin.value("SELECT defect FROM foreshard.shards").await?;
+    assert!(defect.contains("operator does not exist"), "{defect}");
+    origin.frames().await?;
+    assert_eq!(origin.after("INSERT INTO t VALUES (5, 'x', 'z')").await?, ["t Whole(Evaluation)"]);
+    assert_eq!(origin.rows("t?ident=5").await?, ["Broken"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_leaves_the_rows_alone_invalidates_nothing() -> Result<()> {
+    let origin = one_table().await?;
+    for statement in [
+        "ANALYZE t",
+        "VACUUM t",
+        "CREATE INDEX ON t (a)",
+        "GRANT SELECT ON t TO PUBLIC",
+        "COMMENT ON TABLE t IS 'x'",
+        "ALTER TABLE t ADD CHECK (a > -100)",
+        "ALTER TABLE t ALTER COLUMN b SET DEFAULT 'y'",
+        "ALTER TABLE t SET (fillfactor = 80)",
+        "CREATE TABLE x (t int REFERENCES t)",
+        "ALTER TABLE t REPLICA IDENTITY FULL",
+        "ALTER TABLE t RENAME TO renamed",
+    ] {
+        assert_eq!(origin.after(statement).await?, [""; 0], "{statement}");
+    }
+    assert_eq!(origin.after("UPDATE renamed SET a = -1 WHERE id = 1").await?, ["t 1"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_alteration_between_rows_of_one_transaction() -> Result<()> {
+    let origin = one_table().await?;
+    let events = origin
+        .after(
+            "BEGIN; INSERT INTO t VALUES (2, 1); ALTER TABLE t ADD COLUMN z int DEFAULT 1;
+             INSERT INTO t VALUES (3, 1, 'x', 5); UPDATE t SET z = 9; ALTER TABLE t DROP COLUMN b; INSERT INTO t VALUES (4, 1, 1); COMMIT",
+        )
+        .await?;
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert!(events[0].starts_with("t Whole("), "{events:?}");
+    assert_eq!(origin.after("INSERT INTO t VALUES (5, 1, 1)").await?, ["t 5"]);
+    // Rolled back, it never was.
+    let events = origin
+        .after("BEGIN; SAVEPOINT s; ALTER TABLE t ADD COLUMN y int; ROLLBACK TO s; INSERT INTO t VALUES (6, 1, 1); COMMIT")
+        .await?;
+    assert_eq!(events, ["t 6"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_dropped_table_is_told_and_the_others_go_on() -> Result<()> {
+    let origin = Origin::followed(
+        "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY);
+         SELECT foreshard.create_shard(n, n::regclass, key => '{id}') FROM unnest('{t,u}'::text[]) n",
+    )
+    .await?;
+    // The slot lags: everything is decoded after the table is gone.
+    origin.db.batch_execute("INSERT INTO t VALUES (1); INSERT INTO u VALUES (1)").await?;
+    origin.db.batch_execute("DROP TABLE t").await?;
+    origin.db.batch_execute("INSERT INTO u VALUES (2)").await?;
+    assert_eq!(in_words(&origin.peek().await?), ["t 1", "u 1", "t Whole(Ddl)", "u 2"]);
+    origin.frames().await?;
+    assert_eq!(origin.rows("t?id=1").await?, ["Broken"]);
+    assert_eq!(origin.rows("u?id=1").await?, ["1"]);
+    let defect: String = origin.value("SELECT defect FROM foreshard.shards WHERE name = 't'").await?;
+    assert_eq!(defect, "the source table is gone");
+
+    origin.db.batch_execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (9)").await?;
+    let redefine = "SELECT foreshard.create_shard('t', 't', key => '{id}', or_replace => true)";
+    assert_eq!(origin.after(redefine).await?, ["+shard t"]);
+    assert_eq!(origin.after("INSERT INTO t VALUES (10)").await?, ["t 10"]);
+    assert_eq!(origin.rows("t?id=9").await?, ["9"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_lost_column_is_a_broken_shard_and_stops_nothing() -> Result<()> {
+    let origin = Origin::followed(
+        "CREATE TABLE t (id int PRIMARY KEY, a int);
+         SELECT foreshard.create_shard('k', 't', key => '{a}');
+         SELECT foreshard.create_shard('p', 't', predicate => 'a > 1');
+         SELECT foreshard.create_shard('t', 't', key => '{id}')",
+    )
+    .await?;
+    let all = ["+shard k", "+shard p", "k Whole(Ddl)", "p Whole(Ddl)", "t Whole(Ddl)"];
+    assert_eq!(origin.after("ALTER TABLE t DROP COLUMN a").await?, all);
+    let defects = "SELECT string_agg(name || ': ' || defect, '; ' ORDER BY name) FROM foreshard.shards";
+    assert_eq!(
+        origin.value::<String>(defects).await?,
+        "k: a column of shard k is missing from public.t; p: column \"a\" does not exist"
+    );
+    assert_eq!(
+        origin.after("INSERT INTO t VALUES (1)").await?,
+        ["k Whole(Evaluation)", "p Whole(Evaluation)", "t 1"]
+    );
+    assert_eq!(origin.rows("k?a=1").await?, ["Broken"]);
+    assert_eq!(origin.rows("p").await?, ["Broken"]);
+    assert_eq!(origin.rows("t?id=1").await?, ["1"]);
+    // It heals when the column is back.
+    origin.after("ALTER TABLE t ADD COLUMN a int DEFAULT 7").await?;
+    assert_eq!(origin.after("INSERT INTO t VALUES (2, 9)").await?, ["k 9", "p Whole(Rows)", "t 2"]);
+    assert_eq!(origin.rows("k?a=7").await?, ["1|7"]);
+    Ok(())
+}
+
+const PARTITIONED: &str = "CREATE TABLE root (id int, region text, n int) PARTITION BY LIST (region);
+    CREATE TABLE east PARTITION OF root FOR VALUES IN ('east');
+    CREATE TABLE west (x int, n int, region text, id int);
+    ALTER TABLE west DROP COLUMN x;
+    ALTER TABLE root ATTACH PARTITION west FOR VALUES IN ('west');
+    CREATE TABLE south (x text, region text, y text, id int, n int);
+    ALTER TABLE south DROP COLUMN x, DROP COLUMN y;
+    ALTER TABLE east REPLICA IDENTITY FULL; ALTER TABLE west REPLICA IDENTITY FULL; ALTER TABLE south REPLICA IDENTITY FULL;
+    SELECT foreshard.create_shard('root', 'root', predicate => 'n > 0', key => '{id}');
+    SELECT foreshard.create_shard('west', 'west', key => '{id}')";
+
+#[tokio::test]
+async fn changes_of_partitions_reach_shards_of_their_root() -> Result<()> {
+    let origin = Origin::followed(PARTITIONED).await?;
+    assert_eq!(origin.after("INSERT INTO root VALUES (1, 'east', 5)").await?, ["root 1"]);
+    // Another order of columns, and a dropped one, in this partition.
+    assert_eq!(origin.after("INSERT INTO root VALUES (2, 'west', 5)").await?, ["root 2", "west 2"]);
+    assert_eq!(origin.after("INSERT INTO west (id, region, n) VALUES (3, 'west', -5)").await?, ["west 3"]);
+    assert_eq!(origin.after("UPDATE root SET n = 0 WHERE id = 2").await?, ["root 2", "west 2"]);
+    // The row moves to the other partition.
+    assert_eq!(origin.after("UPDATE root SET region = 'west' WHERE id = 1").await?, ["root 1", "west 1"]);
+    assert_eq!(origin.rows("root?id=1").await?, ["1|west|5"]);
+    assert_eq!(origin.after("TRUNCATE west").await?, ["root Whole(Truncate)", "west Whole(Truncate)"]);
+    assert_eq!(origin.after("TRUNCATE root").await?, ["root Whole(Truncate)", "west Whole(Truncate)"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn partitions_come_and_go() -> Result<()> {
+    let origin = Origin::followed(PARTITIONED).await?;
+    let ddl = ["root Whole(Ddl)"];
+    assert_eq!(origin.after("INSERT INTO south (id, region, n) VALUES (1, 'south', 1)").await?, [""; 0]);
+    assert_eq!(origin.after("ALTER TABLE root ATTACH PARTITION south FOR VALUES IN ('south')").await?, ddl);
+    assert_eq!(origin.after("INSERT INTO root VALUES (2, 'south', 1)").await?, ["root 2"]);
+    assert_eq!(origin.after("ALTER TABLE root DETACH PARTITION south").await?, ddl);
+    assert_eq!(origin.after("UPDATE south SET n = 2").await?, [""; 0]);
+    let made_and_filled = "BEGIN; CREATE TABLE north PARTITION OF root FOR VALUES IN ('north') PARTITION BY RANGE (id);
+        CREATE TABLE north1 PARTITION OF north FOR VALUES FROM (0) TO (100); INSERT INTO root VALUES (3, 'north', 1); COMMIT";
+    assert_eq!(origin.after(made_and_filled).await?, ddl);
+    assert_eq!(origin.after("INSERT INTO root VALUES (4, 'north', 1)").await?, ["root 4"], "two levels down");
+    assert_eq!(
+        origin.after("CREATE TABLE north2 PARTITION OF north FOR VALUES FROM (100) TO (200)").await?,
+        ddl
+    );
+    assert_eq!(origin.after("INSERT INTO root VALUES (104, 'north', 1)").await?, ["root 104"]);
+    assert_eq!(origin.after("DROP TABLE north1").await?, ddl);
+    assert_eq!(origin.after("ALTER TABLE root DETACH PARTITION west").await?, ["root Whole(Ddl)"]);
+    assert_eq!(origin.after("INSERT INTO west (id, region, n) VALUES (5, 'west', 1)").await?, ["west 5"]);
+    assert_eq!(origin.after("ALTER TABLE root ADD COLUMN z int").await?, ddl);
+    assert_eq!(origin.after("INSERT INTO root VALUES (6, 'east', 1)").await?, ["root 6"]);
+    Ok(())
+}

@@ -1,1 +1,204 @@
+//! Definitions and schedules come in commit order with the data, and apply from where they were committed.
 
+use anyhow::Result;
+
+use crate::origin::{Origin, in_words};
+
+#[tokio::test]
+async fn definitions_schedules_and_data_come_in_commit_order() -> Result<()> {
+    let origin =
+        Origin::followed("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY)").await?;
+    origin
+        .db
+        .batch_execute(
+            "INSERT INTO t VALUES (1);
+             SELECT foreshard.create_shard('t', 't', key => '{id}');",
+        )
+        .await?;
+    let publish = r#"SELECT foreshard.publish_schedule('jfk', now(), now() + interval '1 min',
+        '[{"function_id": "f", "shard_list": ["t?id=2"], "confidence": 0.5}]')"#;
+    for statement in [
+        "INSERT INTO t VALUES (2)",
+        "SELECT foreshard.map_function('f', '{t}')",
+        "INSERT INTO t VALUES (3)",
+        publish,
+        "SELECT foreshard.create_shard('u', 'u')",
+        "SELECT foreshard.map_function('f', '{u,t}')",
+        "INSERT INTO u VALUES (1)",
+        "SELECT foreshard.create_shard('t', 't', key => '{id}', predicate => 'id > 0', or_replace => true)",
+        "INSERT INTO t VALUES (4)",
+        "SELECT foreshard.drop_shard('u')",
+        "INSERT INTO u VALUES (2)",
+        "INSERT INTO t VALUES (5)",
+        "SELECT foreshard.unmap_function('f')",
+        "INSERT INTO t VALUES (6)",
+    ] {
+        origin.db.batch_execute(statement).await?;
+    }
+    let wanted = [
+        "+shard t",
+        "f = t",
+        "t 3",
+        "schedule 1",
+        "+shard u",
+        "f = u,t",
+        "u Whole(Rows)",
+        "+shard t",
+        "t 4",
+        "f = t",
+        "-shard u",
+        "t 5",
+        "-f",
+        "-shard t",
+    ];
+    assert_eq!(in_words(&origin.peek().await?), wanted, "in one session");
+    assert_eq!(in_words(&origin.frames().await?), wanted, "and again");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_identical_redefinition_is_a_no_op() -> Result<()> {
+    let origin = Origin::followed(
+        "CREATE TABLE t (id int PRIMARY KEY, s text);
+         SELECT foreshard.create_shard('t', 't', predicate => $$s='x'$$, key => '{id}', columns => '{id,s}')",
+    )
+    .await?;
+    let before: i64 = origin.value("SELECT generation FROM foreshard.shards").await?;
+    let events = origin
+        .after(
+            "SELECT foreshard.create_shard('t', 't', $$ s  = 'x' $$, '{id}', '{id,s}', or_replace => true);
+             SELECT foreshard.create_shard('t', 't', if_not_exists => true);
+             SELECT foreshard.map_function('f', '{t}');
+             SELECT foreshard.create_edge('jfk', if_not_exists => true);
+             SELECT foreshard.drop_shard('nope', if_exists => true);
+             SELECT foreshard.unmap_function('nope', if_exists => true);
+             SELECT foreshard.drop_edge('nope', if_exists => true)",
+        )
+        .await?;
+    assert!(events.is_empty(), "{events:?}");
+    let after: i64 = origin.value("SELECT generation FROM foreshard.shards").await?;
+    assert_eq!(before, after);
+    for (change, arguments) in [
+        ("predicate", "$$s = 'y'$$, '{id}', '{id,s}'"),
+        ("key", "$$s = 'y'$$, '{s}', '{id,s}'"),
+        ("columns", "$$s = 'y'$$, '{s}', '{s,id}'"),
+        ("all columns", "$$s = 'y'$$, '{s}', NULL"),
+    ] {
+        let call = format!("SELECT foreshard.create_shard('t', 't', {arguments}, or_replace => true)");
+        assert_eq!(origin.after(&call).await?, ["+shard t"], "{change}");
+        assert!(origin.after(&call).await?.is_empty(), "{change} again");
+    }
+    Ok(())
+}
+
+/// The row was written before the shard existed and commits after the edge may have copied it: its snapshot does not see the
+/// definition, yet the copy must hear of the row.
+#[tokio::test]
+async fn a_transaction_older_than_the_shard_is_told_to_it() -> Result<()> {
+    let origin = Origin::followed("CREATE TABLE t (id int PRIMARY KEY)").await?;
+    let writer = origin.cluster.connect().await?;
+
+    // In one session: the definition is decoded before the row.
+    writer.batch_execute("BEGIN; INSERT INTO t VALUES (1)").await?;
+    origin.db.batch_execute("SELECT foreshard.create_shard('t', 't', key => '{id}')").await?;
+    origin.map_all().await?;
+    writer.batch_execute("COMMIT").await?;
+    assert_eq!(in_words(&origin.peek().await?), ["+shard t", "f = t", "t 1"]);
+    assert_eq!(in_words(&origin.frames().await?), ["+shard t", "f = t", "t 1"]);
+
+    // The session begins between the two: the row comes first, and cannot be placed any more.
+    writer.batch_execute("BEGIN; INSERT INTO t VALUES (2)").await?;
+    origin.db.batch_execute("SELECT foreshard.create_shard('u', 't', key => '{id}')").await?;
+    origin.map_all().await?;
+    assert_eq!(in_words(&origin.frames().await?), ["+shard u", "f = t,u"]);
+    writer.batch_execute("COMMIT").await?;
+    assert_eq!(in_words(&origin.frames().await?), ["t 2", "u Whole(Coarsened)"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_definition_and_rows_in_one_transaction() -> Result<()> {
+    let origin = Origin::followed(
+        "CREATE TABLE t (id int PRIMARY KEY, n int);
+         SELECT foreshard.create_shard('t', 't', key => '{id}')",
+    )
+    .await?;
+    let events = origin
+        .after(
+            "BEGIN; INSERT INTO t VALUES (1, 2);
+             SELECT foreshard.create_shard('t', 't', key => '{n}', or_replace => true);
+             INSERT INTO t VALUES (3, 4); COMMIT",
+        )
+        .await?;
+    assert_eq!(events[0], "+shard t", "{events:?}");
+    assert_eq!(origin.after("INSERT INTO t VALUES (5, 6)").await?, ["t 6"]);
+    // A definition that is rolled back is none.
+    let events = origin
+        .after(
+            "BEGIN; SAVEPOINT s; SELECT foreshard.create_shard('t', 't', or_replace => true);
+             ROLLBACK TO s; INSERT INTO t VALUES (7, 8); COMMIT",
+        )
+        .await?;
+    assert_eq!(events, ["t 8"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn only_the_edge_s_own_schedules_come() -> Result<()> {
+    let origin = Origin::followed(
+        "CREATE TABLE t (id int PRIMARY KEY); SELECT foreshard.create_shard('t', 't', key => '{id}');
+         SELECT foreshard.create_edge('ewr')",
+    )
+    .await?;
+    for edge in ["ewr", "jfk", "ewr"] {
+        let publish = format!(
+            r#"SELECT foreshard.publish_schedule('{edge}', '2024-05-01 10:00Z', '2024-05-01 10:05Z',
+                '[{{"function_id": "f", "shard_list": ["t?id=1", "t?id"], "confidence": 1}},
+                  {{"function_id": "f", "shard_list": ["t?id=2"], "confidence": 0.125}}]')"#
+        );
+        origin.db.batch_execute(&publish).await?;
+    }
+    let frames = origin.frames().await?;
+    assert_eq!(in_words(&frames), ["schedule 2"]);
+    let foreshard_protocol::Event::Schedule(schedule) = &frames[0].events[0] else { unreachable!() };
+    assert_eq!((schedule.starts_at, schedule.ends_at), (1_714_557_600_000_000, 1_714_557_900_000_000));
+    assert_eq!(schedule.entries[0].shard_list, ["t?id=1", "t?id"]);
+    assert_eq!(schedule.entries[1].confidence, 0.125);
+    assert_eq!(origin.catalog().await?.schedules, std::slice::from_ref(schedule));
+    Ok(())
+}
+
+/// Larger than a page: the row's entries live in the TOAST table, and the log has them in pieces.
+#[tokio::test]
+async fn a_large_schedule_comes_whole() -> Result<()> {
+    let origin = Origin::followed(
+        "CREATE TABLE t (id int PRIMARY KEY); SELECT foreshard.create_shard('t', 't', key => '{id}')",
+    )
+    .await?;
+    let publish = "SELECT foreshard.publish_schedule('jfk', now(), now() + interval '1 min', (
+        SELECT jsonb_agg(jsonb_build_object('function_id', 'f', 'shard_list', jsonb_build_array('t?id=' || g), 'confidence', random()))
+        FROM generate_series(1, 20000) g))";
+    origin.db.batch_execute(publish).await?;
+    let frames = origin.frames().await?;
+    let foreshard_protocol::Event::Schedule(schedule) = &frames[0].events[0] else { unreachable!() };
+    assert_eq!(schedule.entries.len(), 20000);
+    assert_eq!(schedule.entries[19999].shard_list, ["t?id=20000"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn dropping_the_edge_ends_its_stream() -> Result<()> {
+    let origin =
+        Origin::followed("CREATE TABLE t (id int PRIMARY KEY); SELECT foreshard.create_shard('t', 't')")
+            .await?;
+    // Its row goes, and comes back, behind the slot's back: drop_edge itself would take the slot along.
+    origin.db.batch_execute("DELETE FROM foreshard.edge").await?;
+    origin.db.batch_execute("SELECT foreshard.create_edge('jfk')").await?;
+    assert_eq!(in_words(&origin.frames().await?), ["edge dropped"]);
+    let slots: i64 = origin.value("SELECT count(*) FROM pg_replication_slots").await?;
+    assert_eq!(slots, 1);
+    origin.db.batch_execute("SELECT foreshard.drop_edge('jfk')").await?;
+    let slots: i64 = origin.value("SELECT count(*) FROM pg_replication_slots").await?;
+    assert_eq!(slots, 0);
+    Ok(())
+}

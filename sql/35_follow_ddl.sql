@@ -1,0 +1,69 @@
+-- Definitions follow renamed and retyped columns, as views do. Column numbers and the expression tree are what counts while
+-- decoding; names and text are what people see and what a dump carries.
+
+CREATE FUNCTION foreshard.names_of(source oid, attnums int2[], before name[]) RETURNS name[]
+    LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT coalesce(array_agg(coalesce(a.attname, n.name) ORDER BY n.ordinality), '{}')
+        FROM unnest(attnums, before) WITH ORDINALITY AS n(attnum, name, ordinality)
+        LEFT JOIN pg_attribute a ON a.attrelid = source AND a.attnum = n.attnum AND NOT a.attisdropped
+    $$;
+COMMENT ON FUNCTION foreshard.names_of(oid, int2[], name[]) IS 'names of columns by number; the name before for one that is gone';
+
+CREATE FUNCTION foreshard.follow_table(altered oid) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+    DECLARE
+        shard foreshard.shard;
+        new_key name[];
+        new_columns name[];
+        new_predicate text;
+        new_tree text;
+    BEGIN
+        FOR shard IN SELECT * FROM foreshard.shard s WHERE s.source = altered
+        LOOP
+            new_key := coalesce(foreshard.names_of(altered, shard.key_attnums, shard.key), shard.key);
+            new_columns := coalesce(foreshard.names_of(altered, shard.column_attnums, shard.columns), shard.columns);
+            new_predicate := shard.predicate;
+            new_tree := NULL;
+            IF shard.predicate IS NOT NULL THEN
+                BEGIN
+                    IF shard.predicate_tree IS NOT NULL THEN
+                        new_predicate := foreshard.predicate_text(altered, shard.predicate_tree);
+                    END IF;
+                    SELECT p.tree INTO STRICT new_tree FROM foreshard.compile_predicate(altered, new_predicate) AS p;
+                EXCEPTION WHEN OTHERS THEN
+                    -- The trigger on the table finds the same and keeps it as the shard's defect.
+                    new_predicate := shard.predicate;
+                END;
+            END IF;
+            CONTINUE WHEN (new_key, new_columns, new_predicate, new_tree,
+                    foreshard.attnums_of(altered, new_key), foreshard.attnums_of(altered, new_columns)) IS NOT DISTINCT FROM
+                (shard.key, shard.columns, shard.predicate, shard.predicate_tree, shard.key_attnums, shard.column_attnums);
+            UPDATE foreshard.shard s SET key = new_key, columns = new_columns, predicate = new_predicate, generation = DEFAULT
+                WHERE s.name = shard.name;
+        END LOOP;
+    END
+    $$;
+COMMENT ON FUNCTION foreshard.follow_table(oid) IS 'brings the shards of a table up to date after its columns were renamed or retyped';
+
+CREATE FUNCTION foreshard.follow_ddl() RETURNS event_trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+    DECLARE
+        altered oid;
+    BEGIN
+        FOR altered IN SELECT DISTINCT c.objid FROM pg_event_trigger_ddl_commands() c
+            WHERE c.classid = 'pg_class'::regclass AND EXISTS (SELECT FROM foreshard.shard s WHERE s.source = c.objid)
+        LOOP
+            PERFORM foreshard.follow_table(altered);
+        END LOOP;
+    EXCEPTION WHEN OTHERS THEN
+        -- Nobody's ALTER TABLE fails because of a shard. The stream invalidates it in any case.
+        RAISE WARNING 'a shard definition could not follow: %', SQLERRM;
+    END
+    $$;
+COMMENT ON FUNCTION foreshard.follow_ddl() IS 'called after ALTER TABLE';
+CREATE EVENT TRIGGER foreshard_follow_ddl ON ddl_command_end WHEN TAG IN ('ALTER TABLE')
+    EXECUTE FUNCTION foreshard.follow_ddl();
+COMMENT ON EVENT TRIGGER foreshard_follow_ddl IS 'keeps shard definitions in step with renamed and retyped columns';
