@@ -6,16 +6,19 @@ use pgrx::{JsonB, PgSqlErrorCode};
 
 use crate::catalog::{self, Edge, Tables, fail};
 use crate::pg::scan::View;
-use crate::pg::{identity, log, trampoline};
+use crate::pg::{identity, log, server, trampoline};
 
 /// The edge, if the caller may act for it.
 pub(super) fn authorized(name: Option<&str>) -> (Tables, Edge) {
+    authorized_in(name, View::Statement)
+}
+
+fn authorized_in(name: Option<&str>, view: View) -> (Tables, Edge) {
     let Some(name) = name else {
         fail(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, "edge must not be NULL", "");
     };
     let caller = identity::current_role();
-    let found =
-        Tables::find().and_then(|tables| Some((tables, catalog::edge(&tables, name, View::Statement)?)));
+    let found = Tables::find().and_then(|tables| Some((tables, catalog::edge(&tables, name, view)?)));
     match found {
         Some((tables, edge)) if identity::may_act_as(caller, edge.role) => (tables, edge),
         None if identity::may_act_as(caller, None) => fail(
@@ -44,10 +47,18 @@ fn edge_catalog(edge: Option<&str>) -> Vec<u8> {
     encode(&CatalogSnapshot { snapshot, wal_lsn, shards, mappings, schedules })
 }
 
-/// Name of the edge's replication slot.
+/// Name of the edge's replication slot, if the server is set up for using it.
 #[pg_extern(sql = false)]
 fn edge_slot(edge: Option<&str>) -> String {
-    authorized(edge).1.slot_name
+    // A sidecar that asks while its edge is being dropped must not make the slot again.
+    if let Some(tables) = Tables::find() {
+        server::wait_for_writers(tables.edge);
+    }
+    let slot = authorized_in(edge, View::Catalog).1.slot_name;
+    if let Some(fault) = server::fault() {
+        fail(PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE, fault.message, &fault.mend);
+    }
+    slot
 }
 
 /// Puts an empty message into the log; the flushed position behind it, as `pg_lsn`.

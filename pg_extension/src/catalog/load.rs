@@ -51,6 +51,13 @@ pub(crate) fn edge(tables: &Tables, name: &str, view: View) -> Option<Edge> {
     found
 }
 
+/// Whether some edge has a slot of that name.
+pub(crate) fn has_slot(tables: &Tables, slot: &str, view: View) -> bool {
+    let mut found = false;
+    every_row(tables.edge, view, |row| found |= row.text(5).as_deref() == Some(slot));
+    found
+}
+
 /// All shards and mappings.
 pub(crate) fn definitions(tables: &Tables, view: View) -> Definitions {
     let mut all = Definitions::default();

@@ -10,7 +10,7 @@ use super::touched::Touched;
 use crate::catalog::{self, Definitions, Tables, fail, schedule};
 use crate::pg::change::RowChange;
 use crate::pg::scan::View;
-use crate::pg::{Oid, identity, invalidation};
+use crate::pg::{Oid, identity, invalidation, server};
 
 /// What a commit record says.
 pub(crate) struct Commit {
@@ -109,6 +109,20 @@ impl Session {
                 code,
                 format!("edge \"{}\" does not exist or is not this role's", options.edge),
                 "Register it: SELECT foreshard.create_edge(name, role => …), with the role that the sidecar connects as.",
+            );
+        }
+    }
+
+    /// Raises an ERROR if the slot about to be made is named for an edge that does not exist: one that was dropped a moment ago
+    /// would leave a slot behind that nobody reads and nobody drops.
+    pub(crate) fn check_slot(name: &str) {
+        let Some(tables) = Tables::find().filter(|_| name.starts_with("foreshard_")) else { return };
+        server::wait_for_writers(tables.edge);
+        if !catalog::has_slot(&tables, name, View::Catalog) {
+            fail(
+                PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+                format!("no edge has the replication slot \"{name}\""),
+                "Names that begin with foreshard_ are those of edges: SELECT foreshard.edge_slot(name) tells an edge's.",
             );
         }
     }

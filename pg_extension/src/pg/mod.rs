@@ -19,6 +19,7 @@ pub(crate) mod predicate;
 pub(crate) mod relation;
 pub(crate) mod rows;
 pub(crate) mod scan;
+pub(crate) mod server;
 pub(crate) mod trampoline;
 pub(crate) mod value;
 

@@ -47,8 +47,9 @@ unsafe extern "C-unwind" fn startup(
         (*output).output_type = pg_sys::OutputPluginOutputType::OUTPUT_PLUGIN_BINARY_OUTPUT;
         (*output).receive_rewrites = false;
         if is_init {
-            // Only the slot is created; who may read from it is asked when somebody does.
-            return;
+            // Only the slot is created, for which there are no options; who may read from it is asked when somebody does.
+            let name = lossy(CStr::from_ptr((*(*ctx).slot).data.name.data.as_ptr()));
+            return in_transaction(|| Session::check_slot(&name));
         }
         let options = options::parse(&option_list((*ctx).output_plugin_options));
         in_transaction(|| Session::check(&options));
