@@ -47,12 +47,13 @@ pub(crate) async fn run(cluster: &Cluster, rounds: usize) -> Result<Comparison> 
     )
 }
 
-/// Writes and returns a position that only the commit will pass.
-async fn write(db: &Client, i: usize) -> Result<String> {
+/// Writes, and returns a position that only the commit will pass, and the transaction's id.
+async fn write(db: &Client, i: usize) -> Result<(String, String)> {
     db.batch_execute("BEGIN").await?;
     db.execute("UPDATE busy SET v = v + 1 WHERE id = $1", &[&(i as i32 % 1000 + 1)]).await?;
-    let row = db.query_one("SELECT (pg_current_wal_insert_lsn() + 1)::text", &[]).await?;
-    Ok(row.get(0))
+    let query = "SELECT (pg_current_wal_insert_lsn() + 1)::text, pg_current_xact_id()::text";
+    let row = db.query_one(query, &[]).await?;
+    Ok((row.get(0), row.get(1)))
 }
 
 async fn through_sidecar(db: &Client, http: &HttpClient) -> Result<Vec<f64>> {
@@ -60,7 +61,7 @@ async fn through_sidecar(db: &Client, http: &HttpClient) -> Result<Vec<f64>> {
     let mut took = Vec::with_capacity(COMMITS);
     for i in 0..COMMITS {
         ensure!(http.get(path).await?.status == 200, "the shard is not served");
-        let inside = write(db, i).await?;
+        let (inside, _) = write(db, i).await?;
         let headers = [("Foreshard-Min-Lsn", inside.as_str())];
         let mut answer = std::pin::pin!(http.get_with(path, &headers));
         // The request is parked at the sidecar before the commit is sent.
@@ -99,12 +100,11 @@ async fn through_pg_recvlogical(cluster: &Cluster, db: &Client) -> Result<Vec<f6
     let mut took = Vec::with_capacity(COMMITS);
     // The first commits wait for the connection; they are not counted.
     for i in 0..COMMITS + 5 {
-        write(db, i).await?;
+        let (_, xid) = write(db, i).await?;
         tokio::time::sleep(Duration::from_millis(3)).await;
         let sent = Instant::now();
         db.batch_execute("COMMIT").await?;
-        let arrived = tokio::task::block_in_place(|| lines.recv_timeout(Duration::from_secs(10)))
-            .context("pg_recvlogical did not deliver the commit")?;
+        let arrived = tokio::task::block_in_place(|| arrival_of(&lines, &format!("COMMIT {xid}")))?;
         if i >= 5 {
             took.push(arrived.duration_since(sent).as_secs_f64() * 1e6);
         }
@@ -121,12 +121,24 @@ async fn through_pg_recvlogical(cluster: &Cluster, db: &Client) -> Result<Vec<f6
     Ok(took)
 }
 
-/// When each commit came through the pipe.
-fn arrivals(pipe: impl std::io::Read + Send + 'static) -> Receiver<Instant> {
+/// When the line came; others commit too (the sidecar logs what it served).
+fn arrival_of(lines: &Receiver<(String, Instant)>, wanted: &str) -> Result<Instant> {
+    loop {
+        let (line, at) = lines
+            .recv_timeout(Duration::from_secs(10))
+            .context("pg_recvlogical did not deliver the commit")?;
+        if line == wanted {
+            return Ok(at);
+        }
+    }
+}
+
+/// Commit lines with the moment at which they came through the pipe.
+fn arrivals(pipe: impl std::io::Read + Send + 'static) -> Receiver<(String, Instant)> {
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
         for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-            if line.starts_with("COMMIT") && sender.send(Instant::now()).is_err() {
+            if line.starts_with("COMMIT") && sender.send((line, Instant::now())).is_err() {
                 return;
             }
         }

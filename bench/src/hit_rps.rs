@@ -1,6 +1,6 @@
 //! A cached shard over HTTP against PostgreSQL's fastest way to the same row.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use foreshard_tests::{Cluster, Endpoint, SidecarOptions};
@@ -9,20 +9,25 @@ use crate::results::Comparison;
 
 const CONNECTIONS: usize = 16;
 const SECONDS: usize = 5;
+const SERVER_CORE: &str = "0";
+const LOAD_CORE: &str = "1";
 
 pub(crate) async fn run(cluster: &Cluster, rounds: usize) -> Result<Comparison> {
     let db = cluster.connect().await?;
     db.batch_execute(
         "CREATE TABLE item (id int PRIMARY KEY, payload text NOT NULL);
          INSERT INTO item SELECT i, repeat(md5(i::text), 31) FROM generate_series(1, 1000) i;
-         VACUUM ANALYZE item;
+         ANALYZE item;
          SELECT foreshard.create_shard('item', 'item', key => '{id}');
          SELECT foreshard.map_function('card', '{item}');",
     )
     .await?;
     let login = cluster.create_edge("bench").await?;
     let options = SidecarOptions { unix_socket: false, ..SidecarOptions::of(&login) };
-    let sidecar = options.start().await?;
+    let mut sidecar = options.start().await?;
+    // One core for the server under test, the other for the load, as PostgreSQL gets it.
+    pin(sidecar.process().id())?;
+    pin(cluster.server_process_id().context("the server is not running")?)?;
     let client = &sidecar.http;
     let Endpoint::Tcp(address) = client.endpoint() else { bail!("wrk needs a TCP endpoint") };
     let path = "/v1/functions/card/shards/item/rows?id=eq.7";
@@ -46,7 +51,7 @@ pub(crate) async fn run(cluster: &Cluster, rounds: usize) -> Result<Comparison> 
     Comparison::of(
         "hit_rps_vs_pg_select",
         format!(
-            "requests/s at {CONNECTIONS} connections on loopback: a held {size}-byte shard over HTTP, against a prepared single-row select of the same row"
+            "requests/s at {CONNECTIONS} connections on loopback, the server on one core and the load on another: a held {size}-byte shard over HTTP, against a prepared single-row select of the same row"
         ),
         "higher",
         &mut ours,
@@ -58,7 +63,8 @@ pub(crate) async fn run(cluster: &Cluster, rounds: usize) -> Result<Comparison> 
 fn wrk(url: &str) -> Result<f64> {
     let connections = format!("-c{CONNECTIONS}");
     let seconds = format!("-d{SECONDS}s");
-    let output = Command::new("wrk").args(["-t2", &connections, &seconds, url]).output();
+    let output =
+        Command::new("taskset").args(["-c", LOAD_CORE, "wrk", "-t1", &connections, &seconds, url]).output();
     let output = output.context("wrk is needed: scripts/setup.sh bench installs it")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(!text.contains("Non-2xx"), "wrk saw errors:\n{text}");
@@ -66,14 +72,27 @@ fn wrk(url: &str) -> Result<f64> {
 }
 
 fn pgbench(cluster: &Cluster, script: &std::path::Path) -> Result<f64> {
-    let mut command = cluster.client_program("pgbench");
+    let pgbench = cluster.client_program("pgbench");
+    let mut command = Command::new("taskset");
+    command.envs(pgbench.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let (clients, seconds) = (CONNECTIONS.to_string(), SECONDS.to_string());
-    command.args(["-n", "-M", "prepared", "-j", "2", "-c", &clients, "-T", &seconds, "-f"]).arg(script);
+    command.args(["-c", LOAD_CORE]).arg(pgbench.get_program());
+    command.args(["-n", "-M", "prepared", "-c", &clients, "-T", &seconds, "-f"]).arg(script);
     let output = command.output().context("running pgbench")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     number_after(&text, "tps =").with_context(|| {
         format!("pgbench printed no rate:\n{text}{}", String::from_utf8_lossy(&output.stderr))
     })
+}
+
+/// Keeps a process, its threads and what it starts from now on, to the server's core.
+fn pin(process: u32) -> Result<()> {
+    let status = Command::new("taskset")
+        .args(["-acp", SERVER_CORE, &process.to_string()])
+        .stdout(Stdio::null())
+        .status();
+    ensure!(status.context("taskset (util-linux) is needed")?.success(), "taskset failed");
+    Ok(())
 }
 
 fn number_after(text: &str, label: &str) -> Option<f64> {

@@ -258,6 +258,12 @@ impl Cluster {
         Ok(())
     }
 
+    /// The postmaster's process id, while it runs.
+    #[must_use]
+    pub fn server_process_id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
     /// The loopback port.
     #[must_use]
     pub fn port(&self) -> u16 {
