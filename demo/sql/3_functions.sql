@@ -7,7 +7,7 @@ FROM (SELECT DISTINCT dest FROM flights) AS served;
 
 -- For every airline: its check-in counters and its operations desk.
 SELECT foreshard.map_function('checkin:' || carrier, '{counter,airlines}'),
-       foreshard.map_function('ops:' || carrier, '{carrier_ops,disruptions}')
+       foreshard.map_function('ops:' || carrier, '{counter,disruptions}')
 FROM airlines;
 
 -- For every airport: the weather at the gate.

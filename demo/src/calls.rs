@@ -43,7 +43,6 @@ const AIRLINES: Shard = Shard { name: "airlines", table: "airlines", key: &[] };
 const DEPARTURES: Shard = Shard { name: "departures", table: "flights", key: &["origin", "dest"] };
 const DESTINATION: Shard = Shard { name: "destination", table: "airports", key: &["faa"] };
 const COUNTER: Shard = Shard { name: "counter", table: "flights", key: &["origin", "carrier", "dest"] };
-const CARRIER_OPS: Shard = Shard { name: "carrier_ops", table: "flights", key: &["origin", "carrier"] };
 const DISRUPTIONS: Shard = Shard { name: "disruptions", table: "flights", key: &["origin"] };
 const WEATHER_TODAY: Shard = Shard { name: "weather_today", table: "weather", key: &["origin"] };
 
@@ -53,7 +52,7 @@ fn shards_of(function: &str) -> &'static [Shard] {
         "board" => &[DEPARTURES, AIRLINES],
         "crew" => &[DEPARTURES, DESTINATION, WEATHER_TODAY],
         "checkin" => &[COUNTER, AIRLINES],
-        "ops" => &[CARRIER_OPS, DISRUPTIONS],
+        "ops" => &[COUNTER, DISRUPTIONS],
         "lobby" => &[DISRUPTIONS, WEATHER_TODAY],
         other => unreachable!("no function {other} asks for all of its shards"),
     }
@@ -115,7 +114,7 @@ pub(crate) fn calls<'a>(flights: impl IntoIterator<Item = &'a Flight>) -> Vec<Ca
 }
 
 /// Passengers look at the board when they arrive and at the gate, check-in opens, the crew is briefed, the aircraft is
-/// looked up, the weather is read before push-back, and the airline's desk looks when the aircraft has left.
+/// looked up, the weather is read before push-back, and the airline's desk looks when the aircraft is in the air.
 fn around(flight: &Flight, calls: &mut Vec<Call>) {
     let Some(edge) = EDGES.iter().position(|edge| *edge == &*flight.origin) else { return };
     let id = flight.id;
@@ -130,13 +129,8 @@ fn around(flight: &Flight, calls: &mut Vec<Call>) {
     };
 
     let route = invoke(&[("origin", origin), ("dest", dest)]);
-    call(
-        -90,
-        20,
-        1,
-        format!("checkin:{carrier}"),
-        invoke(&[("origin", origin), ("carrier", carrier), ("dest", dest)]),
-    );
+    let counter = invoke(&[("origin", origin), ("carrier", carrier), ("dest", dest)]);
+    call(-90, 20, 1, format!("checkin:{carrier}"), counter.clone());
     call(-75, 15, 2, format!("board:{dest}"), route.clone());
     if happens(id, 3, 25) {
         call(-80, 20, 4, "lobby".to_owned(), invoke(&[("origin", origin)]));
@@ -158,7 +152,7 @@ fn around(flight: &Flight, calls: &mut Vec<Call>) {
     ];
     let shard = format!("weather_{}", origin.to_ascii_lowercase());
     call(-15, 3, 8, format!("gate-weather:{origin}"), Request::Rows { shard, filters });
-    call(2, 1, 9, format!("ops:{carrier}"), invoke(&[("origin", origin), ("carrier", carrier)]));
+    call(20, 5, 9, format!("ops:{carrier}"), counter);
 }
 
 #[cfg(test)]

@@ -7,7 +7,10 @@ use crate::data::{Data, Flight, Observation};
 use crate::load::{WEATHER_COLUMNS, gate};
 
 /// Delays are announced in steps: airlines rarely know at once how late a flight will be.
-const DELAY_STEP: i32 = 20;
+const DELAY_STEP: i32 = 30;
+
+/// From how many minutes on a flight counts as late, which is shown to everybody at the airport.
+const LATE: i32 = 45;
 
 /// A transaction of the dispatch system.
 #[derive(Debug, Clone)]
@@ -74,7 +77,7 @@ fn once(at: DateTime<Utc>, statements: Vec<Statement>) -> Transaction {
 fn of_flight(flight: &Flight, day: &mut Vec<Transaction>) {
     let id = flight.id;
     let minutes_before = |minutes: i64| flight.sched_dep - Duration::minutes(minutes);
-    if happens(id, 40, 30) {
+    if happens(id, 40, 20) {
         let at = minutes_before(between(id, 41, 20, 100));
         let change = Statement::flight(flight, &format!("gate = '{}'", gate(flight, 42)));
         // Some dispatchers think again before they confirm.
@@ -90,7 +93,8 @@ fn of_flight(flight: &Flight, day: &mut Vec<Transaction>) {
     while announced + 5 < delay {
         announced = (announced + DELAY_STEP).min(delay);
         let estimate = flight.sched_dep + Duration::minutes(announced.into());
-        let set = format!("status = 'delayed', est_dep = '{}'", estimate.to_rfc3339());
+        let status = if announced >= LATE { "late" } else { "delayed" };
+        let set = format!("status = '{status}', est_dep = '{}'", estimate.to_rfc3339());
         day.push(once(at, vec![Statement::flight(flight, &set)]));
         at += Duration::minutes(DELAY_STEP.into());
     }
@@ -155,7 +159,7 @@ fn diversions(flights: &[&Flight], day: &mut Vec<Transaction>) {
 
 /// Aircraft go to the hangar and come back.
 fn planes(flights: &[&Flight], day: &mut Vec<Transaction>) {
-    for flight in flights.iter().filter(|flight| happens(flight.id, 70, 4)) {
+    for flight in flights.iter().filter(|flight| happens(flight.id, 70, 1)) {
         let Some(tail) = &flight.tail else { continue };
         for (hours, in_service) in [(3, false), (6, true)] {
             let sql =

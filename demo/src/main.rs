@@ -61,20 +61,30 @@ struct Arguments {
     /// How many times faster than it happened the day is replayed
     #[arg(long, default_value_t = 960.0)]
     rate: f64,
+    /// Also tell where the answers of each kind of function came from
+    #[arg(long)]
+    by_function: bool,
     /// Seconds between the start of the planner and the start of the day, for it to learn in
     #[arg(long, default_value_t = 15)]
     lead: u64,
 }
 
-fn main() -> Result<ExitCode> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    // What went wrong is said in words; where in the demo it was noticed helps nobody.
+    run(&Arguments::parse()).unwrap_or_else(|error| {
+        eprintln!("demo: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(arguments: &Arguments) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let (mut interrupt, mut terminate) =
             (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         // Whatever was started belongs to the future that is dropped here, and ends with it.
         tokio::select! {
-            passed = demo(&arguments) => Ok(if passed? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+            passed = demo(arguments) => Ok(if passed? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
             _ = interrupt.recv() => { println!("\ninterrupted"); Ok(ExitCode::from(130)) }
             _ = terminate.recv() => { println!("\nended"); Ok(ExitCode::from(143)) }
         }
@@ -111,13 +121,13 @@ async fn demo(arguments: &Arguments) -> Result<bool> {
         .filter(|f| f.date < today && f.date >= today - chrono::Duration::days(LEARN_DAYS));
     let logged = load::executions(&db, &calls::calls(learned)).await?;
     steps.done(&format!("six weeks of execution log: {logged} executions"));
-    origin::health(&db).await?;
 
     let clock = Clock::starting_in(Duration::from_secs(arguments.lead), start, arguments.rate)?;
     let flag = clock.to_flag();
     let mut planner = Planner::spawn(&cluster.url(), &[&["--clock", &flag], &PLAN[..]].concat())?;
     let edges = Arc::new(edges::start(&cluster, &clock).await?);
     steps.done(&format!("six sidecars follow the stream, {} ms away each way", edges::ONE_WAY.as_millis()));
+    origin::health(&db).await?;
     origin::first_schedules(&db, &mut planner).await?;
     steps.done("the planner has learned and publishes schedules");
 
@@ -139,6 +149,9 @@ async fn demo(arguments: &Arguments) -> Result<bool> {
     let report = report::report(&edges, &outcome.observed, &verdicts).await?;
     steps.done("every answer compared with the origin's history\n");
     print!("{}", report.text);
+    if arguments.by_function {
+        println!("{}", report::by_function(&outcome.observed));
+    }
     let passed = conclude(&outcome, &verdicts, report.p95_ratio);
 
     if arguments.keep {

@@ -23,7 +23,8 @@ const FIRST_SCHEDULE_WITHIN: Duration = Duration::from_secs(60);
 pub(crate) async fn start(pg_config: &Path) -> Result<Cluster> {
     let options = ClusterOptions::on(Server::prepared(pg_config)?)
         .setting("shared_buffers", "256MB")
-        .setting("max_wal_size", "4GB");
+        .setting("max_wal_size", "4GB")
+        .setting("max_slot_wal_keep_size", "8GB");
     let cluster = options.start().await?;
     cluster
         .connect()

@@ -44,12 +44,12 @@ async fn after_the_day_the_record_is_what_the_tables_hold() -> Result<()> {
                       sched_dep, est_dep, rev FROM flights WHERE flight_date = '2013-10-22' AND origin = 'EWR' AND dest = 'LAX' \
                       ORDER BY id) AS r";
     let disruptions = "SELECT row_to_json(r) FROM (SELECT id, carrier, flight, origin, dest, gate, status, est_dep, rev FROM flights \
-                       WHERE flight_date = '2013-10-22' AND status IN ('delayed', 'cancelled') AND origin = 'LGA' ORDER BY id) AS r";
+                       WHERE flight_date = '2013-10-22' AND status IN ('late', 'cancelled') AND origin = 'EWR' ORDER BY id) AS r";
     let weather = "SELECT row_to_json(w) FROM weather w WHERE month = 10 AND day = 22 AND origin = 'JFK' ORDER BY observed_at";
     let airlines = "SELECT row_to_json(a) FROM airlines a ORDER BY carrier COLLATE \"C\"";
     let queries = [
         ("departures?origin=EWR&dest=LAX", departures),
-        ("disruptions?origin=LGA", disruptions),
+        ("disruptions?origin=EWR", disruptions),
         ("weather_today?origin=JFK", weather),
         ("airlines", airlines),
     ];

@@ -1,5 +1,6 @@
 //! The tables at the end.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -102,6 +103,27 @@ fn table(text: &mut String, edge: &str, summaries: &[Summary; 2]) {
 
 fn row(text: &mut String, label: &str, cells: &[String; 2]) {
     let _ = writeln!(text, "  {label:<16}{:>16}{:>16}", cells[0], cells[1]);
+}
+
+/// Where the answers of each kind of function came from, over all edges.
+pub(crate) fn by_function(observed: &[Observed]) -> String {
+    let kind = |seen: &Observed| seen.function.split(':').next().unwrap_or_default().to_owned();
+    let kinds: BTreeSet<String> = observed.iter().map(kind).collect();
+    let mut text = String::new();
+    for name in kinds {
+        for run in RUNS {
+            let summary = Summary::of(observed.iter().filter(|seen| seen.run == run && kind(seen) == name));
+            let [prefetch, reactive, origin] = summary.shares.map(|share| format!("{:.1} %", 100.0 * share));
+            let waits = summary.waits.map(|wait| format!("{:.1}", 1e3 * wait.as_secs_f64())).join(" / ");
+            let _ = writeln!(
+                text,
+                "  {name:<14} {:<9} {:>5}: prefetch {prefetch:>7} reactive {reactive:>7} origin {origin:>7}   {waits} ms",
+                format!("{run:?}").to_lowercase(),
+                summary.invocations
+            );
+        }
+    }
+    text
 }
 
 /// A line of what is known of a run so far.

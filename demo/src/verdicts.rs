@@ -44,7 +44,7 @@ impl Verdicts {
         if self.examples.len() < EXAMPLES {
             let parts: Vec<&str> = seen.answer.parts.iter().map(|(id, _)| id.as_str()).collect();
             let (function, lsn) = (&seen.function, seen.answer.lsn);
-            let stamp = format!("{:X}/{:X}", lsn >> 32, lsn & 0xffff_ffff);
+            let stamp = lsn_text(lsn);
             self.examples.push(format!(
                 "{function} ({:?}, {:?}) {parts:?} stamped {stamp}: {what}",
                 seen.run, seen.source
@@ -53,16 +53,21 @@ impl Verdicts {
     }
 }
 
+fn lsn_text(lsn: u64) -> String {
+    format!("{:X}/{:X}", lsn >> 32, lsn & 0xffff_ffff)
+}
+
 /// Judges the answers.
 pub(crate) fn judge(history: &History, observed: &[Observed]) -> Result<Verdicts> {
     let mut verdicts = Verdicts { answers: observed.len(), ..Verdicts::default() };
     for seen in observed {
         match history.judge(&seen.answer) {
             Verdict::Right { .. } => {}
-            Verdict::Stale { behind } => {
+            Verdict::Stale { lacks, promised } => {
                 verdicts.stale += 1;
                 verdicts.stale_of[seen.run as usize][seen.edge] += 1;
-                verdicts.example(seen, &format!("lacks commits up to {behind} before its stamp"));
+                let at = lsn_text(history.commit_lsn(lacks).unwrap_or_default());
+                verdicts.example(seen, &format!("lacks commit {lacks} (at {at}) of {promised}"));
             }
             Verdict::Wrong => {
                 verdicts.wrong += 1;

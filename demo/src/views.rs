@@ -19,7 +19,7 @@ fn flies_today(row: &Row) -> bool {
 }
 
 fn disrupted_today(row: &Row) -> bool {
-    flies_today(row) && matches!(row["status"].as_str(), Some("delayed" | "cancelled"))
+    flies_today(row) && matches!(row["status"].as_str(), Some("late" | "cancelled"))
 }
 
 fn observed_today(row: &Row) -> bool {
@@ -42,13 +42,17 @@ fn at_lga(row: &Row) -> bool {
 /// All views.
 pub(crate) fn views() -> Vec<View> {
     let view = |name, table, holds, split, columns| View { name, table, holds, split, columns };
+    let card: Option<&[&str]> =
+        Some(&["tailnum", "manufacturer", "model", "engines", "seats", "in_service", "rev"]);
+    let gate: Option<&[&str]> =
+        Some(&["origin", "month", "day", "hour", "temp", "wind_dir", "wind_speed", "wind_gust", "visib"]);
     let hour = Split::Filter(&["month", "day", "hour"]);
     vec![
         view("airlines", "airlines", all, Split::Key(&[]), None),
-        view("planes", "planes", all, Split::Filter(&["tailnum"]), None),
-        view("weather_ewr", "weather", at_ewr, hour, None),
-        view("weather_jfk", "weather", at_jfk, hour, None),
-        view("weather_lga", "weather", at_lga, hour, None),
+        view("planes", "planes", all, Split::Filter(&["tailnum"]), card),
+        view("weather_ewr", "weather", at_ewr, hour, gate),
+        view("weather_jfk", "weather", at_jfk, hour, gate),
+        view("weather_lga", "weather", at_lga, hour, gate),
         view("destination", "airports", all, Split::Key(&["faa"]), None),
         view(
             "departures",
@@ -71,25 +75,6 @@ pub(crate) fn views() -> Vec<View> {
             ]),
         ),
         view("counter", "flights", flies_today, Split::Key(&["origin", "carrier", "dest"]), None),
-        view(
-            "carrier_ops",
-            "flights",
-            flies_today,
-            Split::Key(&["origin", "carrier"]),
-            Some(&[
-                "id",
-                "carrier",
-                "flight",
-                "origin",
-                "dest",
-                "tailnum",
-                "gate",
-                "status",
-                "est_dep",
-                "dep_delay",
-                "rev",
-            ]),
-        ),
         view(
             "disruptions",
             "flights",

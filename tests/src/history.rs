@@ -143,10 +143,12 @@ pub enum Verdict {
         /// The last.
         to: usize,
     },
-    /// It equals an earlier state: it lacks a commit that its stamp promises.
+    /// It equals an earlier state: it lacks commits that its stamp promises.
     Stale {
-        /// How many commits older than promised.
-        behind: usize,
+        /// The number of the first commit that it lacks.
+        lacks: usize,
+        /// How many commits its stamp promises.
+        promised: usize,
     },
     /// It equals no state of the origin, or one that had not begun when it arrived.
     Wrong,
@@ -235,6 +237,12 @@ impl History {
             .collect()
     }
 
+    /// The LSN of a commit, by its number from 1.
+    #[must_use]
+    pub fn commit_lsn(&self, commit: usize) -> Option<u64> {
+        self.lsns.get(commit.checked_sub(1)?).copied()
+    }
+
     /// How many commits an answer with this stamp must hold.
     #[must_use]
     pub fn promised(&self, lsn: u64) -> usize {
@@ -258,7 +266,7 @@ impl History {
         match common.iter().find(|(_, to)| *to >= promised) {
             Some((from, to)) => Verdict::Right { from: (*from).max(promised), to: *to },
             None => match common.iter().map(|(_, to)| *to).max() {
-                Some(newest) => Verdict::Stale { behind: promised - newest },
+                Some(newest) => Verdict::Stale { lacks: newest + 1, promised },
                 None => Verdict::Wrong,
             },
         }
@@ -268,9 +276,10 @@ impl History {
     /// stale (or, where a later state happens to look the same, right).
     #[must_use]
     pub fn outdated(&self, answer: &Answer) -> Option<Answer> {
-        let Verdict::Right { to, .. } = self.judge(answer) else { return None };
-        let lsn = *self.lsns.get(to)?;
-        Some(Answer { lsn, commits_started: self.commits(), ..answer.clone() })
+        // Until when it stayed right, whenever it arrived.
+        let late = Answer { commits_started: self.commits(), ..answer.clone() };
+        let Verdict::Right { to, .. } = self.judge(&late) else { return None };
+        Some(Answer { lsn: self.commit_lsn(to + 1)?, ..late })
     }
 }
 
@@ -373,8 +382,8 @@ mod tests {
 
     #[test]
     fn an_answer_that_lacks_a_promised_commit_is_stale() {
-        assert_eq!(judge(&[lax(&[(1, "A1"), (2, "A2")])], 10), Verdict::Stale { behind: 1 });
-        assert_eq!(judge(&[lax(&[(1, "A9"), (2, "A2")])], 30), Verdict::Stale { behind: 2 });
+        assert_eq!(judge(&[lax(&[(1, "A1"), (2, "A2")])], 10), Verdict::Stale { lacks: 1, promised: 1 });
+        assert_eq!(judge(&[lax(&[(1, "A9"), (2, "A2")])], 30), Verdict::Stale { lacks: 2, promised: 3 });
     }
 
     #[test]
@@ -403,7 +412,7 @@ mod tests {
     fn an_outdated_answer_is_called_stale() {
         let answer = Answer { parts: vec![lax(&[(1, "A1"), (2, "A2")])], lsn: 5, commits_started: 3 };
         let outdated = history().outdated(&answer).expect("a commit changed it");
-        assert_eq!(history().judge(&outdated), Verdict::Stale { behind: 1 });
+        assert_eq!(history().judge(&outdated), Verdict::Stale { lacks: 1, promised: 1 });
     }
 
     #[test]
