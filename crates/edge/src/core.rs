@@ -317,8 +317,11 @@ impl EdgeCore {
             let pending = self.requests.pending.get(id);
             pending.is_some_and(|pending| pending.texts.iter().any(|text| texts.contains(&**text)))
         });
-        let waiters = waiters.collect();
-        self.launch(now, instances, ahead_of_demand, None, waiters, delay);
+        let waiters: Vec<RequestId> = waiters.collect();
+        // Without this, a commit that hangs would keep one fetch per instance going long after its requests are gone.
+        if ahead_of_demand || !waiters.is_empty() {
+            self.launch(now, instances, ahead_of_demand, None, waiters, delay);
+        }
     }
 
     pub(crate) fn launch(

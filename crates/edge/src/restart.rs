@@ -30,7 +30,7 @@ impl EdgeCore {
     /// would take the new owner for seen. What the stream has passed is flushed: only what is ahead of it is in doubt.
     fn resume(&mut self) {
         let position = self.stream.position();
-        if !self.definitions.settled_at().is_some_and(|settled| settled <= position) {
+        if self.definitions.settled_at().is_none_or(|settled| settled > position) {
             self.definitions.reload();
             self.start_empty();
             return;
