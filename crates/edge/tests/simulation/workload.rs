@@ -71,7 +71,7 @@ impl World {
             0..3 if defs.shards.contains_key(&shard) => CatalogOp::Redefine { shard, generation },
             3 if defs.shards.contains_key(&shard) => CatalogOp::Drop { shard },
             _ if !defs.shards.contains_key(&shard) => CatalogOp::Create { shard, generation },
-            4..7 if defs.functions.contains_key(&function) => CatalogOp::Unmap { function },
+            4..6 if defs.functions.contains_key(&function) => CatalogOp::Unmap { function },
             _ => {
                 let known: Vec<usize> = defs.shards.keys().copied().collect();
                 let chosen = known.into_iter().filter(|_| self.rng.random_bool(0.5)).collect::<Vec<_>>();
@@ -241,23 +241,22 @@ impl World {
         }
     }
 
-    /// Writers stop, what hung becomes visible, nothing fails any more.
-    pub(crate) fn calm_down(&mut self) -> Result<(), String> {
-        self.note(|| "calm".into());
+    /// Writers and readers stop, nothing fails any more.
+    pub(crate) fn quieten(&mut self) {
+        self.note(|| "quiet".into());
         self.calm = true;
         for id in 0..self.origin.txns.len() {
-            match self.origin.txns[id].state {
-                State::Running => self.abort(id),
-                State::Committed => {
-                    let (now, end) = (self.now, self.origin.txns[id].end_lsn);
-                    self.origin.flush(now, end);
-                    self.visible(id);
-                }
-                _ => {}
-            }
+            self.abort(id);
         }
         let (now, insert) = (self.now, self.origin.insert);
         self.origin.flush(now, insert);
-        Ok(())
+    }
+
+    /// What hung becomes visible.
+    pub(crate) fn calm_down(&mut self) {
+        self.note(|| "calm".into());
+        for id in 0..self.origin.txns.len() {
+            self.visible(id);
+        }
     }
 }
