@@ -3,12 +3,34 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+/// A stretch of the future: minutes `(after, until]` from the end of the minute in which it is predicted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Horizon {
+    /// Minutes from now to where it begins.
+    pub after: u32,
+    /// Minutes from now to where it ends.
+    pub until: u32,
+}
+
+impl Horizon {
+    /// The next `minutes` minutes.
+    pub const fn within(minutes: u32) -> Self {
+        Horizon { after: 0, until: minutes }
+    }
+
+    /// Minutes from its beginning to its end.
+    pub const fn length(self) -> u32 {
+        self.until - self.after
+    }
+}
+
 /// Settings of an [`Engine`](crate::Engine).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EngineConfig {
-    /// Horizons in minutes, ascending, 1..=1440 each: each has a model of its own. Other windows are interpolated.
-    pub horizons: Vec<u32>,
+    /// What is predicted; each has a model of its own. Other windows are derived from the nearest two.
+    pub horizons: Vec<Horizon>,
     /// Minutes between two ticks: how often predictions are made and learned from, 1..=60.
     pub tick_minutes: u32,
     /// Most histories kept: (edge, function) pairs and (edge, function, shard instance) triples together. One takes
@@ -30,7 +52,7 @@ pub struct EngineConfig {
 impl Default for EngineConfig {
     fn default() -> Self {
         EngineConfig {
-            horizons: vec![1, 5, 15],
+            horizons: [1, 5, 15].map(Horizon::within).to_vec(),
             tick_minutes: 1,
             max_histories: 50_000,
             max_edges: 64,
@@ -45,9 +67,11 @@ impl Default for EngineConfig {
 /// A setting that makes no sense.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum ConfigError {
-    /// The list of horizons is empty, unsorted, or has one outside 1..=1440 minutes.
-    #[error("horizons must be 1 to 8 ascending numbers of minutes between 1 and 1440, not {0:?}")]
-    Horizons(Vec<u32>),
+    /// No horizon, more than eight, or one that is empty or reaches further than a day.
+    #[error(
+        "there must be 1 to 8 horizons, each at least a minute long and ending within 1440 minutes, not {0:?}"
+    )]
+    Horizons(Vec<Horizon>),
     /// The tick is outside 1..=60 minutes.
     #[error("tick_minutes must be between 1 and 60, not {0}")]
     Tick(u32),
@@ -62,9 +86,8 @@ impl EngineConfig {
     /// # Errors
     /// The first setting that is out of its range.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let ascending = self.horizons.windows(2).all(|w| w[0] < w[1]);
-        let in_range = self.horizons.iter().all(|h| (1..=1440).contains(h));
-        if !ascending || !in_range || !(1..=8).contains(&self.horizons.len()) {
+        let sound = self.horizons.iter().all(|h| h.after < h.until && h.until <= 1440);
+        if !sound || !(1..=8).contains(&self.horizons.len()) {
             return Err(ConfigError::Horizons(self.horizons.clone()));
         }
         if !(1..=60).contains(&self.tick_minutes) {
@@ -89,7 +112,8 @@ mod tests {
     #[test]
     fn defaults_are_valid_and_nonsense_is_named() {
         assert_eq!(EngineConfig::default().validate(), Ok(()));
-        for horizons in [vec![], vec![5, 1], vec![0], vec![1441]] {
+        let empty = Horizon { after: 5, until: 5 };
+        for horizons in [vec![], vec![empty], vec![Horizon::within(0)], vec![Horizon::within(1441)]] {
             let c = EngineConfig { horizons: horizons.clone(), ..EngineConfig::default() };
             assert_eq!(c.validate(), Err(ConfigError::Horizons(horizons)));
         }

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::config::{ConfigError, EngineConfig};
+use crate::config::{ConfigError, EngineConfig, Horizon};
 use crate::experts::{Surroundings, gather, season_hits};
 use crate::minutes::SPAN;
 use crate::model::Model;
 use crate::registry::{Pair, Registry};
-use crate::window::Windows;
 
 /// Invocations of one function at one edge within one minute.
 #[derive(Clone, Copy, Debug)]
@@ -80,8 +79,6 @@ const JUMP: i64 = 2 * SPAN;
 const FAR: i64 = 1 << 40;
 const LONGEST_NAME: usize = 1024;
 const MOST_INSTANCES: usize = 256;
-/// One in so many predictions also becomes a window to calibrate schedules with.
-const WINDOW_STRIDE: i64 = 4;
 /// A younger history than this also asks the other edges.
 const YOUNG: i64 = 7 * 1440;
 
@@ -94,7 +91,6 @@ pub struct Engine {
     config: EngineConfig,
     pub(crate) registry: Registry,
     models: Vec<Model>,
-    pub(crate) windows: Windows,
     clock: Option<i64>,
     started: i64,
     ticks: i64,
@@ -110,8 +106,7 @@ impl Engine {
         config.validate()?;
         Ok(Engine {
             registry: Registry::new(config.max_histories, config.max_edges, config.max_keys),
-            models: config.horizons.iter().map(|&h| Model::new(i64::from(h), config.calibrate)).collect(),
-            windows: Windows::new(&config.horizons, config.calibrate),
+            models: config.horizons.iter().map(|&h| Model::new(h, config.calibrate)).collect(),
             clock: None,
             started: 0,
             ticks: 0,
@@ -188,7 +183,13 @@ impl Engine {
     fn record<S: AsRef<str>>(&mut self, i: &Invocation<'_, S>) -> Observed {
         let Some(edge) = self.registry.edge(i.edge) else { return Observed::Refused };
         let first = &mut self.registry.edges[edge as usize].first;
+        let new_edge = first.is_none();
         *first = Some(first.map_or(i.minute, |f| f.min(i.minute)));
+        if new_edge {
+            for function in self.registry.known_functions() {
+                self.expect_elsewhere(function, i.minute);
+            }
+        }
         let function = self.registry.function(i.function);
         let slot = match self.registry.find(edge, function) {
             Some(slot) => slot,
@@ -256,10 +257,7 @@ impl Engine {
         match self.clock {
             _ if !(-FAR..=FAR).contains(&now) => return,
             Some(c) if now <= c => return,
-            Some(c) if now - c > JUMP => {
-                self.models.iter_mut().for_each(Model::forget_waiting);
-                self.windows.forget_waiting();
-            }
+            Some(c) if now - c > JUMP => self.models.iter_mut().for_each(Model::forget_waiting),
             _ => {}
         }
         self.clock = Some(now);
@@ -270,19 +268,17 @@ impl Engine {
             Some(pair.history.minutes.any(after, until))
         };
         models.iter_mut().for_each(|m| m.settle(now, outcome));
-        self.windows.settle(now, outcome);
         let mut p = vec![0.0f32; models.len()];
         for (i, pair) in registry.pairs.iter().enumerate() {
             let asleep = asleep(pair, now);
             let key = pair.instance.is_some();
             let turn = self.ticks + i as i64;
-            let window = !asleep && turn % (WINDOW_STRIDE * every) == 0;
             for (m, p) in models.iter_mut().zip(&mut p) {
                 // About three predictions per horizon are learned from: their outcomes overlap anyway.
-                let stride = (m.horizon / 3 / i64::from(self.config.tick_minutes)).max(1);
+                let stride = (i64::from(m.horizon.length()) / 3 / i64::from(self.config.tick_minutes)).max(1);
                 let learn = !asleep && turn % (stride * every) == 0;
                 *p = ASLEEP;
-                if asleep || !(learn || window || (sink.is_some() && !key)) {
+                if asleep || !(learn || (sink.is_some() && !key)) {
                     continue;
                 }
                 let around = surroundings(registry, pair, now, m.horizon);
@@ -291,10 +287,6 @@ impl Engine {
                 if learn {
                     m.await_outcome(now, i as u32, pair.generation, &evidence);
                 }
-            }
-            if window {
-                let turn = turn / (WINDOW_STRIDE * every);
-                self.windows.await_outcome(now, turn, i as u32, pair.generation, key, &p);
             }
             if let Some(sink) = sink.as_mut().filter(|_| !key) {
                 sink(Prediction {
@@ -339,7 +331,7 @@ fn asleep(pair: &Pair, now: i64) -> bool {
     if h.active == 0 { now - h.first > UNSEEN_FOR } else { now - h.last > SLEEP_AFTER }
 }
 
-fn surroundings(registry: &Registry, pair: &Pair, now: i64, horizon: i64) -> Surroundings {
+fn surroundings(registry: &Registry, pair: &Pair, now: i64, horizon: Horizon) -> Surroundings {
     let edge = &registry.edges[pair.edge as usize];
     if pair.instance.is_some() {
         return Surroundings { offset: edge.offset, sibling_lag: -1, transition: None, elsewhere: None };
@@ -361,7 +353,7 @@ fn surroundings(registry: &Registry, pair: &Pair, now: i64, horizon: i64) -> Sur
     Surroundings {
         offset: edge.offset,
         sibling_lag: function.sibling_lag(pair.edge, now),
-        transition: pair.chain.probability(now, horizon),
+        transition: pair.chain.probability(now, i64::from(horizon.after), i64::from(horizon.until)),
         elsewhere: elsewhere.flatten(),
     }
 }

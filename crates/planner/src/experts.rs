@@ -1,6 +1,7 @@
 //! The experts: each looks at one side of a function's history and gives a probability that it will be called within
 //! the horizon. Together they are the inputs of the mixer.
 
+use crate::config::Horizon;
 use crate::gaps::Hazard;
 use crate::history::{History, PERIODS};
 use crate::mixer::{Contexts, INPUTS, Inputs};
@@ -72,6 +73,7 @@ pub(crate) fn starting_weights() -> Inputs {
     w[TABLE_INPUTS] = 0.2;
     w[TABLE_INPUTS + 1] = 0.1;
     w[TABLE_INPUTS + 3] = 0.2;
+    w[OTHER_INPUTS + 1] = 0.3;
     w
 }
 
@@ -106,11 +108,11 @@ fn eighth(p: f32, bins: usize) -> usize {
     (((x + 6.0) / 9.0 * bins as f32).max(0.0) as usize).min(bins - 1)
 }
 
-/// Gathers what every expert says at the end of minute `now` about `(now, now + horizon]`.
+/// Gathers what every expert says at the end of minute `now` about the horizon.
 pub(crate) fn gather(
     h: &History,
     now: i64,
-    horizon: i64,
+    horizon: Horizon,
     base: f32,
     around: &Surroundings,
     tables: &Tables,
@@ -118,7 +120,8 @@ pub(crate) fn gather(
     let idle = (now - h.last).max(0);
     let age = (now - h.first + 1).max(1);
     let local = now + around.offset;
-    let hz = horizon as f32;
+    let (after, until) = (i64::from(horizon.after), i64::from(horizon.until));
+    let hz = (until - after) as f32;
     let mut x: Inputs = [0.5; INPUTS];
 
     // Popularity and rates.
@@ -139,11 +142,11 @@ pub(crate) fn gather(
     let rate_bin = (64 - (every as u64).leading_zeros() as usize).min(RATE_BINS) - 1;
     let t0 = idle_bin * RATE_BINS + rate_bin;
     let prior = tables.0[0].predict(t0, base);
-    let hazard = h.gaps.hazard(idle, horizon);
+    let hazard = h.gaps.hazard(idle, after, until);
     x[0] = shrunk(hazard.hits, hazard.at_risk, prior, HAZARD_PRIOR);
     x[1] = shrunk(hazard.like_hits, hazard.like_at_risk, x[0], 1.0);
     let since = (now - h.last_onset).max(0);
-    let rhythm: Hazard = h.gaps.onset.hazard(since, horizon);
+    let rhythm: Hazard = h.gaps.onset.hazard(since, after, until);
     x[2] = shrunk(rhythm.hits, rhythm.at_risk, prior, HAZARD_PRIOR);
 
     // Aligned phases.
@@ -151,11 +154,11 @@ pub(crate) fn gather(
     let (mut best, mut best_score) = (0, -1.0f32);
     for (i, period) in PERIODS.into_iter().enumerate() {
         let (mut hits, mut trials, mut weight) = (0.0, 0.0, 1.0);
-        let mut k = (horizon + period - 1) / period;
+        let mut k = (until + period - 1) / period;
         let mut newest = true;
         while now - k * period >= h.first && k * period < crate::minutes::SPAN && weight > 0.2 {
             let from = now - k * period;
-            if h.minutes.any(from, from + horizon) {
+            if h.minutes.any(from + after, from + until) {
                 hits += weight;
                 if newest {
                     pattern |= 1 << i;
@@ -175,10 +178,10 @@ pub(crate) fn gather(
     // The best period again, allowing for a minute's jitter.
     let period = PERIODS[best];
     let (mut hits, mut trials) = (0.0, 0.0);
-    let mut k = (horizon + 1 + period - 1) / period;
+    let mut k = (until + period) / period;
     while now - k * period > h.first && k * period < crate::minutes::SPAN && trials < 4.0 {
         let from = now - k * period;
-        hits += f32::from(u8::from(h.minutes.any(from - 1, from + horizon + 1)));
+        hits += f32::from(u8::from(h.minutes.any(from + after - 1, from + until + 1)));
         trials += 1.0;
         k += 1;
     }
@@ -192,11 +195,12 @@ pub(crate) fn gather(
         }
         let lag = i64::from(r.lag);
         let (mut hits, mut near, mut trials, mut weight) = (0.0, 0.0, 0.0, 1.0);
-        let mut k = (horizon + lag - 1) / lag;
+        let mut k = (until + lag - 1) / lag;
         while now - k * lag >= h.first && k * lag < crate::minutes::SPAN && weight > 0.2 {
             let from = now - k * lag;
-            hits += weight * f32::from(u8::from(h.minutes.any(from, from + horizon)));
-            near += weight * f32::from(u8::from(h.minutes.any(from - 2, (from + horizon + 1).min(now))));
+            hits += weight * f32::from(u8::from(h.minutes.any(from + after, from + until)));
+            near +=
+                weight * f32::from(u8::from(h.minutes.any(from + after - 2, (from + until + 1).min(now))));
             trials += weight;
             weight *= 0.8;
             k += 1;
@@ -207,12 +211,12 @@ pub(crate) fn gather(
     }
     let slack = 1 + idle / 16;
     for (i, (ring, waited)) in [(&h.gaps.long, idle), (&h.gaps.onset, since)].into_iter().enumerate() {
-        let (hits, risk) = ring.recent_hazard(waited, horizon, 8, 0);
+        let (hits, risk) = ring.recent_hazard(waited, after, until, 8, 0);
         x[RHYTHM_INPUTS + 4 + 2 * i] = shrunk(hits, risk, prior, 1.0);
-        let (hits, risk) = ring.recent_hazard(waited, horizon, 24, slack);
+        let (hits, risk) = ring.recent_hazard(waited, after, until, 24, slack);
         x[RHYTHM_INPUTS + 5 + 2 * i] = shrunk(hits, risk, prior, 1.0);
     }
-    let (hits, risk) = h.gaps.long.second_order(idle, horizon);
+    let (hits, risk) = h.gaps.long.second_order(idle, after, until);
     x[RHYTHM_INPUTS + 8] = shrunk(hits, risk, x[1], 0.7);
 
     // Seasons.
@@ -286,9 +290,10 @@ pub(crate) fn gather(
     Evidence { inputs: x, contexts, cells: cells.map(|c| c as u32), idle_context: calibration as u8 }
 }
 
-/// Share of the last `days` days on which the function was called in the slots of local `(local, local + horizon]`.
-pub(crate) fn season_hits(h: &History, local: i64, horizon: i64, days: u32) -> f32 {
-    (h.seasons.days(local, local + horizon, 0) & last_days(days)).count_ones() as f32
+/// Share of the last `days` days on which the function was called in the slots of local `horizon`.
+pub(crate) fn season_hits(h: &History, local: i64, horizon: Horizon, days: u32) -> f32 {
+    (h.seasons.days(local + i64::from(horizon.after), local + i64::from(horizon.until), 0) & last_days(days))
+        .count_ones() as f32
 }
 
 struct Season {
@@ -302,7 +307,7 @@ fn seasons(
     h: &History,
     now: i64,
     local: i64,
-    horizon: i64,
+    horizon: Horizon,
     known: u32,
     popular: f32,
     x: &mut [f32],
@@ -310,7 +315,7 @@ fn seasons(
     if known == 0 {
         return Season { cell: 0, trend: 0, weekday_hits: 0 };
     }
-    let (after, until) = (local, local + horizon);
+    let (after, until) = (local + i64::from(horizon.after), local + i64::from(horizon.until));
     let exact = h.seasons.days(after, until, 0);
     let near = h.seasons.days(after, until, 2);
     let kind = same_kind(local.div_euclid(1440));

@@ -16,7 +16,7 @@ pub(crate) struct GapRing {
 /// What a [`GapRing`] says about the next value, given that it is above `idle`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Hazard {
-    /// Weighted number of past values within `(idle, idle + horizon]`.
+    /// Weighted number of past values within the window asked for.
     pub(crate) hits: f32,
     /// Weighted number of past values above `idle`.
     pub(crate) at_risk: f32,
@@ -49,14 +49,15 @@ impl GapRing {
         self.values[(self.next as usize + RING - 1 - back) % RING] as i64
     }
 
-    /// Counts the values above `idle` and those in `(idle, idle + horizon]`.
-    pub(crate) fn hazard(&self, idle: i64, horizon: i64) -> Hazard {
+    /// Counts the values above `idle` and those in `(idle + after, idle + until]`.
+    pub(crate) fn hazard(&self, idle: i64, after: i64, until: i64) -> Hazard {
         let n = self.len();
         if n == 0 {
             return Hazard::default();
         }
         let low = idle.clamp(0, u16::MAX as i64) as u16;
-        let high = (idle + horizon).clamp(0, u16::MAX as i64) as u16;
+        let from = (idle + after).clamp(0, u16::MAX as i64) as u16;
+        let high = (idle + until).clamp(0, u16::MAX as i64) as u16;
         let last = self.recent(0);
         let (like_low, like_high) = similar(last);
         let (mut hits, mut risk, mut like_hits, mut like_risk) = (0u32, 0u32, 0u32, 0u32);
@@ -64,7 +65,7 @@ impl GapRing {
         let mut before = self.values[if n == RING { RING - 1 } else { 0 }];
         for (i, &g) in self.values[..n].iter().enumerate() {
             let above = u32::from(g > low);
-            let inside = above & u32::from(g <= high);
+            let inside = u32::from(g > from) & u32::from(g <= high);
             // The oldest value has no known predecessor.
             let first = if n == RING { i == self.next as usize } else { i == 0 };
             let like = u32::from(before >= like_low) & u32::from(before <= like_high) & u32::from(!first);
@@ -82,15 +83,22 @@ impl GapRing {
         }
     }
 
-    /// Counts among the latest `newest` values those above `idle` and those within `(idle, idle + horizon]`, the
-    /// bounds widened by `slack` on both sides for the latter.
-    pub(crate) fn recent_hazard(&self, idle: i64, horizon: i64, newest: usize, slack: i64) -> (f32, f32) {
+    /// Counts among the latest `newest` values those in `(idle + after, idle + until]` and those above `idle`, all
+    /// bounds widened by `slack`.
+    pub(crate) fn recent_hazard(
+        &self,
+        idle: i64,
+        after: i64,
+        until: i64,
+        newest: usize,
+        slack: i64,
+    ) -> (f32, f32) {
         let (mut hits, mut risk) = (0.0, 0.0);
         for back in 0..newest.min(self.len()) {
             let g = self.recent(back);
             if g > idle - slack {
                 risk += 1.0;
-                if g <= idle + horizon + slack {
+                if g > idle + after - slack && g <= idle + until + slack {
                     hits += 1.0;
                 }
             }
@@ -99,7 +107,7 @@ impl GapRing {
     }
 
     /// As [`GapRing::hazard`] over values whose two predecessors resemble the two latest.
-    pub(crate) fn second_order(&self, idle: i64, horizon: i64) -> (f32, f32) {
+    pub(crate) fn second_order(&self, idle: i64, after: i64, until: i64) -> (f32, f32) {
         let (mut hits, mut risk) = (0.0, 0.0);
         let near = |a: i64, b: i64| (a - b).abs() <= 1 + b / 8;
         let (a, b) = (self.recent(0), self.recent(1));
@@ -108,7 +116,7 @@ impl GapRing {
                 let g = self.recent(back);
                 if g > idle {
                     risk += 1.0;
-                    if g <= idle + horizon {
+                    if g > idle + after && g <= idle + until {
                         hits += 1.0;
                     }
                 }
@@ -164,18 +172,18 @@ impl Gaps {
     }
 
     /// Hazard over all gaps, given `idle` minutes since the last call.
-    pub(crate) fn hazard(&self, idle: i64, horizon: i64) -> Hazard {
-        let mut h = self.long.hazard(idle, horizon);
+    pub(crate) fn hazard(&self, idle: i64, after: i64, until: i64) -> Hazard {
+        let mut h = self.long.hazard(idle, after, until);
         if idle < COLD - 1 {
             // The ring holds only the latest long gaps; weigh it as all the long gaps that were counted.
             let scale = self.short[0] as f32 / (self.long.len().max(1)) as f32;
-            let to = (idle + horizon).min(COLD - 1);
+            let inside = idle + after + 1..=idle + until;
             h.hits *= scale;
             h.at_risk *= scale;
             for g in idle.max(0) + 1..COLD {
                 let n = self.short[g as usize] as f32;
                 h.at_risk += n;
-                if g <= to {
+                if inside.contains(&g) {
                     h.hits += n;
                 }
             }
@@ -192,9 +200,10 @@ mod tests {
     fn a_timer_is_certain_when_its_time_comes() {
         let mut gaps = Gaps::new();
         (0..20).for_each(|_| gaps.record(30));
-        let due = gaps.hazard(29, 1);
+        let due = gaps.hazard(29, 0, 1);
         assert_eq!((due.hits, due.at_risk), (20.0, 20.0));
-        assert_eq!(gaps.hazard(12, 5).hits, 0.0);
+        assert_eq!(gaps.hazard(12, 0, 5).hits, 0.0);
+        assert_eq!(gaps.hazard(12, 15, 20).hits, 20.0, "a window that begins later");
         assert_eq!(gaps.long.agreement(), 8);
     }
 
@@ -203,7 +212,7 @@ mod tests {
         let mut gaps = Gaps::new();
         (0..60).for_each(|i| gaps.record(if i % 2 == 0 { 15 } else { 40 }));
         // The latest gap was 40, so 15 comes next, and never did after 15.
-        let h = gaps.hazard(14, 1);
+        let h = gaps.hazard(14, 0, 1);
         assert_eq!(h.like_hits, h.like_at_risk);
         assert!(h.hits < h.at_risk);
     }
@@ -212,10 +221,10 @@ mod tests {
     fn short_gaps_are_counted_when_the_function_is_busy() {
         let mut gaps = Gaps::new();
         (0..30).for_each(|_| gaps.record(2));
-        let h = gaps.hazard(1, 1);
+        let h = gaps.hazard(1, 0, 1);
         assert_eq!((h.hits, h.at_risk), (30.0, 30.0));
         (0..2000).for_each(|_| gaps.record(1));
-        assert!(gaps.hazard(0, 1).at_risk <= 520.0);
+        assert!(gaps.hazard(0, 0, 1).at_risk <= 520.0);
     }
 
     #[test]
@@ -223,6 +232,6 @@ mod tests {
         let mut gaps = Gaps::new();
         gaps.record(i64::MAX);
         assert_eq!(gaps.long.recent(0), u16::MAX as i64);
-        assert_eq!(gaps.hazard(i64::MAX / 2, 5).at_risk, 0.0);
+        assert_eq!(gaps.hazard(i64::MAX / 2, 0, 5).at_risk, 0.0);
     }
 }

@@ -13,7 +13,7 @@
 //! | `experts`, `tables` | what each side of a history says |
 //! | `model`, `mixer`, `calibration`, `guard` | one probability out of all experts, made honest, watched for drift |
 //! | `keys` | which shard instances a function reads |
-//! | `window` | probabilities of windows that do not begin now |
+//! | `window` | windows that are none of the horizons |
 //! | `schedule` | from probabilities to what is published |
 //! | `score` | average precision, recall, Brier score, calibration error |
 mod calibration;
@@ -37,7 +37,7 @@ mod tables;
 mod transitions;
 mod window;
 
-pub use config::{ConfigError, EngineConfig};
+pub use config::{ConfigError, EngineConfig, Horizon};
 pub use engine::{Counters, Engine, Invocation, Observed, Prediction, Sink};
 pub use schedule::{EdgeSchedule, ScheduleEntry, ScheduleError, WindowRequest};
 pub use score::{Score, score};

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::calibration::Calibration;
+use crate::config::Horizon;
 use crate::experts::{
     CONTEXT_SIZES, Evidence, HAZARD_INPUT, IDLE_CONTEXTS, TABLES, Tables, starting_weights,
 };
@@ -28,8 +29,7 @@ struct Waiting {
 /// Learns and predicts for one horizon.
 #[derive(Clone, Debug)]
 pub(crate) struct Model {
-    /// Horizon in minutes.
-    pub(crate) horizon: i64,
+    pub(crate) horizon: Horizon,
     /// Overall share of positives, exponentially averaged.
     pub(crate) base: f32,
     base_n: f32,
@@ -42,7 +42,7 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    pub(crate) fn new(horizon: i64, calibrate: bool) -> Self {
+    pub(crate) fn new(horizon: Horizon, calibrate: bool) -> Self {
         Model {
             horizon,
             base: 0.01,
@@ -85,9 +85,10 @@ impl Model {
     /// Learns from every remembered prediction whose horizon has passed at the end of minute `known`. `outcome(pair,
     /// generation, after, until)` tells whether there was a call in `(after, until]`, or `None` when the pair is gone.
     pub(crate) fn settle(&mut self, known: i64, outcome: impl Fn(u32, u32, i64, i64) -> Option<bool>) {
-        while self.waiting.front().is_some_and(|w| w.minute + self.horizon <= known) {
+        let (from, to) = (i64::from(self.horizon.after), i64::from(self.horizon.until));
+        while self.waiting.front().is_some_and(|w| w.minute + to <= known) {
             let Some(w) = self.waiting.pop_front() else { return };
-            let Some(y) = outcome(w.pair, w.generation, w.minute, w.minute + self.horizon) else { continue };
+            let Some(y) = outcome(w.pair, w.generation, w.minute + from, w.minute + to) else { continue };
             let x: Inputs = w.inputs.map(|i| f32::from(i) / SCALE);
             let mixed = self.mixer.learn(&x, &w.contexts, w.idle_context as usize, y);
             let emitted = self.calibration.predict(mixed.logit, w.idle_context as usize);

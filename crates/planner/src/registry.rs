@@ -77,7 +77,7 @@ pub(crate) struct Registry {
     evicted: u64,
 }
 
-/// How many neighbours the eviction hand compares.
+/// How many places an eviction compares.
 const SAMPLE: usize = 16;
 
 impl Registry {
@@ -139,6 +139,11 @@ impl Registry {
         f
     }
 
+    /// Every function that has a history somewhere.
+    pub(crate) fn known_functions(&self) -> Vec<u32> {
+        (0..self.functions.len() as u32).filter(|&f| !self.functions[f as usize].slots.is_empty()).collect()
+    }
+
     /// The slot of a function at an edge, if it has one.
     pub(crate) fn find(&self, edge: u32, function: u32) -> Option<u32> {
         self.by_pair.get(&(edge, function)).copied()
@@ -185,7 +190,7 @@ impl Registry {
         slot
     }
 
-    /// The least useful of the next few places: a flood of newcomers evicts newcomers, not those with a history.
+    /// The least useful of a few places: a flood of newcomers evicts newcomers, not those with a history.
     fn victim(&mut self, minute: i64) -> usize {
         let n = self.pairs.len();
         let worth = |p: &Pair| {
@@ -193,9 +198,11 @@ impl Registry {
             p.history.active as f32 / (1.0 + days)
         };
         let from = self.hand;
-        self.hand = (self.hand + SAMPLE) % n;
+        self.hand = (self.hand + 1) % n;
+        // Spread out: those that came first sit side by side, and would be compared with one another only.
+        let stride = (n / SAMPLE).max(1);
         (0..SAMPLE.min(n))
-            .map(|i| (from + i) % n)
+            .map(|i| (from + i * stride) % n)
             .min_by(|&a, &b| worth(&self.pairs[a]).total_cmp(&worth(&self.pairs[b])))
             .unwrap_or(from % n)
     }

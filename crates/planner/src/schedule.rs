@@ -5,6 +5,7 @@ use thiserror::Error;
 
 use crate::engine::Engine;
 use crate::registry::Pair;
+use crate::window;
 
 /// One line of a schedule, as it is published.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -98,7 +99,7 @@ impl Engine {
         let mut p = Vec::new();
         for pair in self.registry.pairs.iter().filter(|p| p.instance.is_none()) {
             self.probabilities(pair, &mut p);
-            let probability = self.windows.probability(&p, span.0, span.1, false);
+            let probability = window::probability(&self.config().horizons, &p, span.0, span.1);
             let calls = f64::from(pair.history.active);
             let trust = warm * calls / (calls + HALF_TRUST);
             if probability * trust >= request.floor {
@@ -144,7 +145,7 @@ impl Engine {
             let p = match self.key_pair(pair, instance) {
                 Some(key) if key.history.active >= KEY_EVIDENCE => {
                     self.probabilities(key, &mut own);
-                    self.windows.probability(&own, span.0, span.1, true)
+                    window::probability(&self.config().horizons, &own, span.0, span.1)
                 }
                 _ => by_share,
             };

@@ -94,9 +94,9 @@ impl Chain {
         self.active.push(start);
     }
 
-    /// Probability that this function starts in `(now, now + horizon]`, from the starts of others; `None` when nothing
+    /// Probability that this function starts in `(now + after, now + until]`, from the starts of others; `None` when nothing
     /// was announced in the last hour.
-    pub(crate) fn probability(&self, now: i64, horizon: i64) -> Option<f32> {
+    pub(crate) fn probability(&self, now: i64, after: i64, until: i64) -> Option<f32> {
         let mut none = 1.0f32;
         let mut any = false;
         for start in &self.active {
@@ -111,7 +111,7 @@ impl Chain {
                 // This bin spreads p over the lags low..high.
                 let share = |a: i64, b: i64| (b.min(high) - a.max(low)).max(0) as f32 / (high - low) as f32;
                 before += p * share(low, passed + 1);
-                within += p * share(passed + 1, passed + 1 + horizon);
+                within += p * share(passed + 1 + after, passed + 1 + until);
                 low = high;
             }
             none *= 1.0 - (within / (1.0 - before).max(0.05)).clamp(0.0, 0.98);
@@ -175,16 +175,16 @@ mod tests {
         let mut chains = drive(30, 4);
         let mut recent = RecentOnsets::default();
         recent.onset(5000, (0, 0), |(i, _), f| f(&mut chains[i as usize]));
-        let soon = chains[1].probability(5000, 5).unwrap();
+        let soon = chains[1].probability(5000, 0, 5).unwrap();
         assert!(soon > 0.8, "{soon}");
-        assert!(chains[1].probability(5000 + 20, 5).unwrap_or(0.0) < 0.2);
-        assert_eq!(chains[1].probability(5000 + 200, 5), None);
+        assert!(chains[1].probability(5000 + 20, 0, 5).unwrap_or(0.0) < 0.2);
+        assert_eq!(chains[1].probability(5000 + 200, 0, 5), None);
     }
 
     #[test]
     fn simultaneous_starts_predict_nothing() {
         let chains = drive(30, 0);
-        assert_eq!(chains[1].probability(2901, 5), None);
+        assert_eq!(chains[1].probability(2901, 0, 5), None);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use foreshard_planner::{Engine, EngineConfig, Invocation, Prediction};
+use foreshard_planner::{Engine, EngineConfig, Horizon, Invocation, Prediction};
 
 use super::predictions::PredictionsFile;
 use super::trace::Trace;
@@ -51,7 +51,7 @@ pub(super) fn replay(
 ) -> anyhow::Result<Outcome> {
     let tick = tick_for(plan.step);
     let mut engine = Engine::new(EngineConfig {
-        horizons: plan.horizons.clone(),
+        horizons: plan.horizons.iter().map(|&h| Horizon::within(h)).collect(),
         tick_minutes: tick as u32,
         max_histories: trace.pairs.len() * 4 + 1024,
         max_edges: trace.pairs.len(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Offset, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
-use foreshard_planner::{Engine, EngineConfig, Invocation};
+use foreshard_planner::{Engine, EngineConfig, Horizon, Invocation};
 
 use super::catalog::Catalog;
 use super::settings::Settings;
@@ -79,9 +79,11 @@ pub(super) struct Learner {
 impl Learner {
     pub(super) fn new(settings: &Settings) -> Self {
         let window = (settings.window / 60).clamp(1, 360) as u32;
+        // The log lags behind the present, so the window to plan begins some way after the last minute known.
+        let mut starts = vec![0, window / 4, window / 2, window, window * 2];
+        starts.dedup();
         let config = EngineConfig {
-            // The log lags, so a window may end later than its length from the last minute known.
-            horizons: vec![window, window * 2, window * 4],
+            horizons: starts.into_iter().map(|after| Horizon { after, until: after + window }).collect(),
             tick_minutes: (settings.every / 60).clamp(1, 15) as u32,
             ..EngineConfig::default()
         };
