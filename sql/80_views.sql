@@ -1,10 +1,7 @@
 -- What people read.
 
 CREATE VIEW foreshard.shards AS
-    SELECT s.name, s.source,
-        CASE WHEN s.predicate_tree IS NULL OR c.oid IS NULL THEN s.predicate
-            ELSE foreshard.predicate_text(s.source, s.predicate_tree) END AS predicate,
-        s.key, s.columns, s.owner, s.generation,
+    SELECT s.name, s.source, s.predicate, s.key, s.columns, s.owner, s.generation,
         CASE WHEN c.oid IS NULL THEN 'the source table is gone' ELSE s.defect END AS defect
     FROM foreshard.shard s LEFT JOIN pg_catalog.pg_class c ON c.oid = s.source;
 COMMENT ON VIEW foreshard.shards IS 'logical shards; defect says what keeps a shard from being served';

@@ -223,13 +223,8 @@ unsafe fn walk(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
                 "Use columns, constants, built-in operators and immutable built-in functions.",
             ),
         }
-        if let NodeTag::T_FuncExpr = tag(node) {
-            if (*node.cast::<pg_sys::FuncExpr>()).funcretset {
-                unsupported(
-                    "a shard predicate can't hold a set-returning function",
-                    "It must give one boolean.",
-                );
-            }
+        if tag(node) == NodeTag::T_FuncExpr && (*node.cast::<pg_sys::FuncExpr>()).funcretset {
+            unsupported("a shard predicate can't hold a set-returning function", "It must give one boolean.");
         }
         pg_sys::check_functions_in_node(node, Some(check_function), std::ptr::null_mut());
         ffi::expression_tree_walker(node, visit, context)

@@ -29,8 +29,8 @@ impl Drop for Opened {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
     pub(crate) oid: Oid,
-    kind: i8,
-    persistence: i8,
+    kind: u8,
+    persistence: u8,
     row_security: bool,
     /// Another file means rewritten rows.
     file: u32,
@@ -45,7 +45,7 @@ pub(crate) struct ColumnShape {
     pub(crate) column_type: Oid,
     typmod: i32,
     pub(crate) dropped: bool,
-    generated: i8,
+    generated: u8,
 }
 
 impl ColumnShape {
@@ -70,13 +70,13 @@ impl Shape {
                     column_type: column.atttypid,
                     typmod: column.atttypmod,
                     dropped: column.attisdropped,
-                    generated: column.attgenerated as i8,
+                    generated: column.attgenerated as u8,
                 });
             }
             Some(Shape {
                 oid,
-                kind: class.relkind as i8,
-                persistence: class.relpersistence as i8,
+                kind: class.relkind as u8,
+                persistence: class.relpersistence as u8,
                 row_security: class.relrowsecurity,
                 file: u32::from(class.relfilenode),
                 columns,
@@ -91,7 +91,7 @@ impl Shape {
 
     /// Whether rows live in partitions.
     pub(crate) fn is_partitioned(&self) -> bool {
-        self.kind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE
+        self.kind == pg_sys::RELKIND_PARTITIONED_TABLE
     }
 
     /// The column of that number, unless dropped.

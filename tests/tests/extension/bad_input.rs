@@ -161,10 +161,11 @@ fn calls() -> Vec<(String, S, &'static str)> {
     ] {
         add(&format!("SELECT foreshard.create_shard('x', 't', $p${predicate}$p$)"), state, words);
     }
-    let long = format!(
-        "SELECT foreshard.create_shard('x', 't', 'n > 1 OR ' || repeat('n = 1 OR ', 1000) || 'n = 2')"
+    add(
+        "SELECT foreshard.create_shard('x', 't', 'n > 1 OR ' || repeat('n = 1 OR ', 1000) || 'n = 2')",
+        S::PROGRAM_LIMIT_EXCEEDED,
+        "8192 bytes",
     );
-    add(&long, S::PROGRAM_LIMIT_EXCEEDED, "8192 bytes");
 
     // Mappings.
     add("SELECT foreshard.map_function('f', '{nope}')", S::UNDEFINED_OBJECT, "shard nope");

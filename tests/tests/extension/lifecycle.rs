@@ -1,1 +1,161 @@
+//! Install, dump and restore, drop.
 
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use foreshard_tests::eventually;
+
+use crate::origin::{Origin, error_of};
+
+const DEFINED: &str = "SELECT concat((SELECT json_agg(s ORDER BY name) FROM (SELECT name, source::text, predicate, key, columns, owner::text, defect FROM foreshard.shards) s),
+    (SELECT json_agg(m ORDER BY function_id, ordinal) FROM foreshard.mapping m),
+    (SELECT json_agg(e ORDER BY name) FROM (SELECT name, latitude, longitude, role::text FROM foreshard.edge) e))";
+
+#[tokio::test]
+async fn definitions_survive_dump_and_restore() -> Result<()> {
+    let origin = Origin::start().await?;
+    origin
+        .db
+        .batch_execute(
+            r#"CREATE ROLE sidecar LOGIN REPLICATION; SELECT foreshard.create_edge('ewr', 1, 2, 'sidecar');
+               CREATE TYPE mood AS ENUM ('sad', 'ok');
+               CREATE TABLE t (x int, id int PRIMARY KEY, m mood, "Odd" text); ALTER TABLE t DROP COLUMN x;
+               INSERT INTO t VALUES (1, 'ok', 'o'), (2, 'sad', 'o');
+               CREATE TABLE gone (id int);
+               SELECT foreshard.create_shard('t', 't', predicate => $$m <> 'sad' AND "Odd" IS NOT NULL$$, key => '{m}', columns => '{Odd,id}'),
+                    foreshard.create_shard('all', 't'), foreshard.create_shard('gone', 'gone');
+               SELECT foreshard.map_function('f', '{t,all,gone}'), foreshard.map_function('g', '{all}');
+               DROP TABLE gone;
+               ALTER TABLE t RENAME "Odd" TO odd"#,
+        )
+        .await?;
+    let file = tempfile::NamedTempFile::new()?;
+    let dumped = origin.cluster.client_program("pg_dump").arg("-Fc").stdout(file.reopen()?).status()?;
+    ensure!(dumped.success());
+    // What a dump leaves out: shards of tables that are gone.
+    origin.db.batch_execute("SELECT foreshard.drop_shard('gone')").await?;
+    let before: String = origin.value(DEFINED).await?;
+
+    origin.db.batch_execute("CREATE DATABASE restored").await?;
+    let restored = origin
+        .cluster
+        .client_program("pg_restore")
+        .args(["--exit-on-error", "-d", "restored"])
+        .stdin(file.reopen()?)
+        .output()?;
+    ensure!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    let slot: String = origin.value("SELECT slot_name FROM foreshard.edge WHERE name = 'jfk'").await?;
+    let copy = Origin { db: origin.cluster.connect_to("restored").await?, cluster: origin.cluster };
+    assert_eq!(copy.value::<String>(DEFINED).await?, before);
+    let other: String = copy.value("SELECT slot_name FROM foreshard.edge WHERE name = 'jfk'").await?;
+    assert_ne!(slot, other, "slots are shared by all databases of a cluster");
+    assert_eq!(copy.rows("t?m=ok").await?, ["o|1"]);
+    copy.create_slot().await?;
+    assert_eq!(copy.after("INSERT INTO t VALUES (3, 'ok', 'p')").await?, ["all Whole(Rows)", "t ok"]);
+    // A definition made after the restore has a generation of its own.
+    copy.db.batch_execute("SELECT foreshard.create_shard('new', 't')").await?;
+    let distinct: bool =
+        copy.value("SELECT count(DISTINCT generation) = count(*) AND max(generation) = (SELECT generation FROM foreshard.shard WHERE name = 'new') FROM foreshard.shard").await?;
+    assert!(distinct);
+    Ok(())
+}
+
+#[tokio::test]
+async fn drop_extension_leaves_nothing() -> Result<()> {
+    let origin = Origin::followed(
+        "CREATE TABLE t (id int PRIMARY KEY); SELECT foreshard.create_shard('t', 't', key => '{id}')",
+    )
+    .await?;
+    origin.db.batch_execute("SELECT foreshard.drop_edge('jfk'); DROP EXTENSION foreshard").await?;
+    let left: i64 = origin
+        .value(
+            "SELECT (SELECT count(*) FROM pg_namespace WHERE nspname = 'foreshard') + (SELECT count(*) FROM pg_event_trigger)
+                + (SELECT count(*) FROM pg_replication_slots) + (SELECT count(*) FROM pg_proc WHERE probin LIKE '%foreshard%')",
+        )
+        .await?;
+    assert_eq!(left, 0);
+    // And it can be had again, whatever the search path.
+    origin
+        .db
+        .batch_execute("ALTER TABLE t ADD COLUMN a int; SET search_path = ''; CREATE EXTENSION foreshard")
+        .await?;
+    origin
+        .db
+        .batch_execute("SELECT foreshard.create_edge('jfk'), foreshard.create_shard('t', 'public.t')")
+        .await?;
+    origin.map_all().await?;
+    assert_eq!(origin.rows("t").await?, [""; 0]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn dropping_the_extension_under_a_slot_ends_that_slot_only() -> Result<()> {
+    let origin = Origin::followed(
+        "CREATE TABLE t (id int PRIMARY KEY); SELECT foreshard.create_shard('t', 't', key => '{id}')",
+    )
+    .await?;
+    let slot: String = origin.value("SELECT foreshard.edge_slot('jfk')").await?;
+    origin.db.batch_execute("INSERT INTO t VALUES (1)").await?;
+    origin.db.batch_execute("DROP EXTENSION foreshard").await?;
+    let peek = format!(
+        "SELECT pg_logical_slot_peek_binary_changes('{slot}', NULL, NULL, 'edge', 'jfk', 'protocol', '1')"
+    );
+    let error = error_of(&origin.db, &peek).await?;
+    assert!(error.message().contains("not installed"), "{error}");
+    // Back again, there is nothing to decode the old log with: PostgreSQL keeps rows of catalogs for slots, not dropped tables.
+    origin.db.batch_execute("CREATE EXTENSION foreshard; SELECT foreshard.create_edge('jfk')").await?;
+    error_of(&origin.db, &peek).await?;
+    // The edge begins anew.
+    origin.db.batch_execute("SELECT foreshard.drop_edge('jfk'); SELECT foreshard.create_edge('jfk')").await?;
+    origin.db.batch_execute("SELECT foreshard.create_shard('t', 't', key => '{id}')").await?;
+    origin.map_all().await?;
+    origin.create_slot().await?;
+    assert_eq!(origin.after("INSERT INTO t VALUES (2)").await?, ["t 2"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_dropped_edge_cannot_be_asked_for_its_slot_while_it_goes() -> Result<()> {
+    let origin = Origin::followed("CREATE TABLE t (id int)").await?;
+    let slot: String = origin.value("SELECT foreshard.edge_slot('jfk')").await?;
+    let other = origin.cluster.connect().await?;
+    origin.db.batch_execute("BEGIN; SELECT foreshard.drop_edge('jfk')").await?;
+    let asking = tokio::spawn(async move {
+        let asked = other.batch_execute("SELECT foreshard.edge_slot('jfk')").await;
+        let create = format!("SELECT pg_create_logical_replication_slot('{slot}', 'foreshard')");
+        (asked, other.batch_execute(&create).await)
+    });
+    eventually("the other session to wait", Duration::from_secs(10), async || {
+        let waiting: i64 = origin.value("SELECT count(*) FROM pg_locks WHERE NOT granted").await?;
+        Ok((waiting > 0).then_some(()))
+    })
+    .await?;
+    origin.db.batch_execute("COMMIT").await?;
+    let (asked, made) = asking.await?;
+    assert!(format!("{:?}", asked.unwrap_err()).contains("does not exist"));
+    assert!(format!("{:?}", made.unwrap_err()).contains("no edge has the replication slot"));
+    let slots: i64 = origin.value("SELECT count(*) FROM pg_replication_slots").await?;
+    assert_eq!(slots, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn definitions_and_calls_in_one_migration_run_twice() -> Result<()> {
+    let origin = Origin::start().await?;
+    let migration = "BEGIN;
+        CREATE TABLE IF NOT EXISTS t (id int PRIMARY KEY, k int);
+        SELECT foreshard.create_edge('ewr', if_not_exists => true);
+        SELECT foreshard.create_shard('t', 't', key => '{k}', or_replace => true);
+        SELECT foreshard.map_function('f', '{t}');
+        COMMIT";
+    origin.db.batch_execute(migration).await?;
+    let before: String = origin.value(DEFINED).await?;
+    origin.db.batch_execute(migration).await?;
+    assert_eq!(origin.value::<String>(DEFINED).await?, before);
+    origin
+        .db
+        .batch_execute("BEGIN; SELECT foreshard.drop_shard('t'); SELECT foreshard.drop_edge('ewr'); ROLLBACK")
+        .await?;
+    assert_eq!(origin.value::<String>(DEFINED).await?, before);
+    Ok(())
+}

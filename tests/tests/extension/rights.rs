@@ -137,7 +137,10 @@ async fn an_edge_without_a_role_is_for_superusers() -> Result<()> {
     let origin = Origin::start().await?;
     let (ewr, _) = two_edges(&origin).await?;
     let edge = login(&ewr.url).await?;
-    assert_eq!(*error_of(&edge, "SELECT foreshard.fetch('jfk', '{t}')").await?.code(), S::INSUFFICIENT_PRIVILEGE);
+    assert_eq!(
+        *error_of(&edge, "SELECT foreshard.fetch('jfk', '{t}')").await?.code(),
+        S::INSUFFICIENT_PRIVILEGE
+    );
     origin.fetch(&["t"]).await?;
     Ok(())
 }
@@ -185,7 +188,10 @@ async fn a_definer_shares_only_what_he_may_read() -> Result<()> {
     assert_eq!(origin.rows("t").await?, ["Broken"]);
 
     // Another's shard can be neither replaced nor dropped.
-    origin.db.batch_execute("GRANT SELECT ON t TO definer; SELECT foreshard.create_shard('mine', 't')").await?;
+    origin
+        .db
+        .batch_execute("GRANT SELECT ON t TO definer; SELECT foreshard.create_shard('mine', 't')")
+        .await?;
     for call in [
         "SELECT foreshard.create_shard('mine', 't', columns => '{id}', or_replace => true)",
         "SELECT foreshard.drop_shard('mine')",
@@ -193,9 +199,7 @@ async fn a_definer_shares_only_what_he_may_read() -> Result<()> {
         assert_eq!(*error_of(&definer, call).await?.code(), S::INSUFFICIENT_PRIVILEGE, "{call}");
     }
     // What a superuser calls in somebody's SECURITY DEFINER function is done in the name of that somebody.
-    definer
-        .batch_execute("SELECT 1")
-        .await?;
+    definer.batch_execute("SELECT 1").await?;
     origin
         .db
         .batch_execute(
@@ -286,7 +290,9 @@ async fn publishing_is_a_right_of_its_own() -> Result<()> {
                SELECT * FROM foreshard.executions; SELECT * FROM foreshard.shards; SELECT * FROM foreshard.edges"#,
         )
         .await?;
-    for query in ["SELECT * FROM t", "SELECT foreshard.fetch('jfk', '{t}')", "SELECT foreshard.drop_edge('jfk')"] {
+    for query in
+        ["SELECT * FROM t", "SELECT foreshard.fetch('jfk', '{t}')", "SELECT foreshard.drop_edge('jfk')"]
+    {
         assert_eq!(*error_of(&planner, query).await?.code(), S::INSUFFICIENT_PRIVILEGE, "{query}");
     }
     Ok(())

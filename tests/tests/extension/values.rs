@@ -228,7 +228,8 @@ async fn an_instance_that_cannot_be_read_does_not_take_the_others_along() -> Res
         .await?;
     origin.map_all().await?;
     let parts = origin.fetch(&["t?id=1", "fails", "t?id=2"]).await?;
-    let failed: Vec<&FetchPart> = parts.iter().filter(|part| matches!(part, FetchPart::Failed { .. })).collect();
+    let failed: Vec<&FetchPart> =
+        parts.iter().filter(|part| matches!(part, FetchPart::Failed { .. })).collect();
     let [FetchPart::Failed { index: 1, failure: FetchFailure::Broken, message }] = failed[..] else {
         anyhow::bail!("{failed:?}")
     };
