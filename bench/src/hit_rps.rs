@@ -11,6 +11,7 @@ const CONNECTIONS: usize = 16;
 const SECONDS: usize = 5;
 const SERVER_CORE: &str = "0";
 const LOAD_CORE: &str = "1";
+const BOTH_CORES: &str = "0,1";
 
 pub(crate) async fn run(cluster: &Cluster, rounds: usize) -> Result<Comparison> {
     let db = cluster.connect().await?;
@@ -24,10 +25,12 @@ pub(crate) async fn run(cluster: &Cluster, rounds: usize) -> Result<Comparison> 
     .await?;
     let login = cluster.create_edge("bench").await?;
     let options = SidecarOptions { unix_socket: false, ..SidecarOptions::of(&login) };
-    let mut sidecar = options.start().await?;
-    // One core for the server under test, the other for the load, as PostgreSQL gets it.
-    pin(sidecar.process().id())?;
-    pin(cluster.server_process_id().context("the server is not running")?)?;
+    // One core for the server under test, the other for the load. A runtime counts its cores when it starts, so the
+    // sidecar inherits its core from here.
+    pin(std::process::id(), SERVER_CORE)?;
+    let sidecar = options.start().await?;
+    pin(std::process::id(), BOTH_CORES)?;
+    pin(cluster.server_process_id().context("the server is not running")?, SERVER_CORE)?;
     let client = &sidecar.http;
     let Endpoint::Tcp(address) = client.endpoint() else { bail!("wrk needs a TCP endpoint") };
     let path = "/v1/functions/card/shards/item/rows?id=eq.7";
@@ -86,11 +89,9 @@ fn pgbench(cluster: &Cluster, script: &std::path::Path) -> Result<f64> {
 }
 
 /// Keeps a process, its threads and what it starts from now on, to the server's core.
-fn pin(process: u32) -> Result<()> {
-    let status = Command::new("taskset")
-        .args(["-acp", SERVER_CORE, &process.to_string()])
-        .stdout(Stdio::null())
-        .status();
+fn pin(process: u32, cores: &str) -> Result<()> {
+    let status =
+        Command::new("taskset").args(["-acp", cores, &process.to_string()]).stdout(Stdio::null()).status();
     ensure!(status.context("taskset (util-linux) is needed")?.success(), "taskset failed");
     Ok(())
 }

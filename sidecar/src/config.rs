@@ -64,8 +64,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
     },
     Setting {
         name: "request_timeout",
+        default: "15s",
+        help: "a request waits at most this long for its rows",
+    },
+    Setting {
+        name: "min_lsn_wait",
         default: "2s",
-        help: "a request waits at most this long for stream and origin",
+        help: "a request waits at most this long for the stream to reach its Foreshard-Min-Lsn",
     },
     Setting {
         name: "fetch_timeout",
@@ -219,6 +224,7 @@ impl Config {
             min_confidence: reader.read("min_confidence", share).unwrap_or_default(),
             lead: reader.read("lead", duration).map_or(0, |lead| lead.as_micros() as i64),
             max_staleness: reader.read("max_staleness", duration).map_or(0, |time| time.as_micros() as u64),
+            min_lsn_wait: reader.read("min_lsn_wait", duration).map_or(0, |time| time.as_micros() as u64),
             request_timeout: reader
                 .read("request_timeout", duration)
                 .map_or(0, |time| time.as_micros() as u64),

@@ -16,6 +16,8 @@ pub struct EdgeConfig {
     pub cut_wait: u64,
     /// A request that has no answer by then is refused.
     pub request_timeout: u64,
+    /// A request waits at most this long for the stream to reach the position it asks for.
+    pub min_lsn_wait: u64,
     /// Most prefetch fetches under way at once.
     pub prefetch_concurrency: usize,
     /// Most instances asked for in one prefetch fetch.
@@ -36,7 +38,8 @@ impl Default for EdgeConfig {
             lead: 60_000_000,
             max_staleness: 5_000_000,
             cut_wait: 30_000,
-            request_timeout: 2_000_000,
+            request_timeout: 15_000_000,
+            min_lsn_wait: 2_000_000,
             prefetch_concurrency: 4,
             prefetch_batch: 16,
             max_waiting: 10_000,

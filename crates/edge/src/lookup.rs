@@ -41,6 +41,7 @@ impl EdgeCore {
             waited: vec![false; count],
             pinned: vec![None; count],
             deadline,
+            lsn_deadline: now.mono + self.config.min_lsn_wait,
             torn_since: None,
             private_flight: None,
             private_attempts: 0,
@@ -154,7 +155,12 @@ impl EdgeCore {
         if let Some(min) = pending.request.min_lsn
             && min > self.stream.position()
         {
+            let until = pending.lsn_deadline;
+            if now.mono >= until {
+                return Step::Done(Err(Refusal::TimedOut));
+            }
             self.requests.at_lsn(min, id);
+            self.requests.at_time(until, id);
             self.actions.push(crate::core::Action::AskForProgress);
             return Step::Wait;
         }

@@ -113,6 +113,8 @@ pub(crate) struct Pending {
     /// Copies fetched for it; kept here so that eviction or a small cache can't take them away before the answer.
     pub(crate) pinned: Vec<Option<Arc<ShardCopy>>>,
     pub(crate) deadline: u64,
+    /// Until when it waits for the position it asked for.
+    pub(crate) lsn_deadline: u64,
     /// Since when everything is there except that some copies are ahead of the stream.
     pub(crate) torn_since: Option<u64>,
     /// A fetch of all its instances in one snapshot is under way.
