@@ -1,0 +1,86 @@
+//! What is learned from the log, and what is published.
+
+use anyhow::Result;
+use foreshard_tests::Planner;
+
+use crate::shop::{NOW, ROUND, Shop, clock, log};
+
+#[tokio::test]
+async fn what_the_log_says_is_published_with_its_keys() -> Result<()> {
+    let shop = Shop::open_for_weeks().await?;
+    Planner::once(&shop.origin.url(), &["--clock", &clock(1.0)?], ROUND).await?;
+    let entries = shop.latest().await?;
+    let confidence = |instance: &str| {
+        entries.iter().find(|(_, shards, _)| shards.iter().any(|s| s == instance)).map_or(0.0, |e| e.2)
+    };
+    // Half past nine is near; nine o'clock is over until tomorrow.
+    assert!(confidence("products") > 0.6, "{entries:?}");
+    assert!(confidence("cart?customer_id=7") > 0.3, "{entries:?}");
+    assert!(confidence("offers") < 0.2, "{entries:?}");
+    assert!(entries.is_sorted_by(|a, b| a.2 >= b.2), "{entries:?}");
+    let window = "SELECT starts_at > $1::text::timestamptz AND ends_at - starts_at = '15 min' FROM foreshard.schedules";
+    assert!(shop.db.query_one(window, &[&NOW]).await?.get::<_, bool>(0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_cold_start_publishes_nothing() -> Result<()> {
+    let shop = Shop::open().await?;
+    Planner::once(&shop.origin.url(), &["--clock", &clock(1.0)?], ROUND).await?;
+    shop.log(&format!(
+        "SELECT 'paris', 'checkout', '{NOW}'::timestamptz - '3 min'::interval, '{{products}}'::text[]"
+    ))
+    .await?;
+    Planner::once(&shop.origin.url(), &["--clock", &clock(1.0)?], ROUND).await?;
+    assert_eq!(shop.schedules().await?, 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_was_dropped_or_redefined_since_does_not_stop_the_rest() -> Result<()> {
+    let shop = Shop::open_for_weeks().await?;
+    shop.log(&format!(
+        "SELECT edge, function_id, at, shards FROM (VALUES ('paris', 'gone', '{{products}}'::text[]),
+             ('paris', 'checkout', '{{cart?id=7,nothing,???}}'), ('atlantis', 'checkout', '{{products}}')) AS v(edge, function_id, shards),
+             generate_series('{NOW}'::timestamptz - '5 days'::interval, '{NOW}', '10 min') AS at"
+    ))
+    .await?;
+    let output = Planner::once(&shop.origin.url(), &["--clock", &clock(1.0)?], ROUND).await?;
+    let entries = shop.latest().await?;
+    assert!(entries.iter().any(|e| e.1.iter().any(|s| s == "products")), "{entries:?}\n{output}");
+    assert!(
+        entries.iter().all(|e| e.0 != "gone" && !e.1.iter().any(|s| s == "nothing" || s == "cart?id=7")),
+        "{entries:?}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_execution_that_commits_late_is_not_passed_over() -> Result<()> {
+    let shop = Shop::open().await?;
+    // The slow transaction has the lower number, and commits when the planner has read what came after it.
+    let slow = shop.origin.connect().await?;
+    slow.batch_execute("BEGIN").await?;
+    let weeks = |function: &str, instance: &str| {
+        format!(
+            "SELECT 'paris', '{function}', at, '{{{instance}}}'::text[]
+             FROM generate_series('{NOW}'::timestamptz - '9 days'::interval, '{NOW}', '10 min') AS at"
+        )
+    };
+    log(&slow, &weeks("report", "offers")).await?;
+    shop.log(&weeks("checkout", "products")).await?;
+    let arguments = ["--clock", &clock(60.0)?, "--every", "60"];
+    let _planner = Planner::spawn(&shop.origin.url(), &arguments)?;
+    foreshard_tests::eventually("the planner has read the log once", ROUND, || async {
+        let read = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'foreshard plan' AND query LIKE '%executions%logged_xid%'";
+        Ok((shop.db.query_one(read, &[]).await?.get::<_, i64>(0) > 0).then_some(()))
+    })
+    .await?;
+    slow.batch_execute("COMMIT").await?;
+    foreshard_tests::eventually("both functions are scheduled", ROUND, || async {
+        let entries = shop.latest().await?;
+        let has = |function: &str| entries.iter().any(|e| e.0 == function);
+        Ok((has("report") && has("checkout")).then_some(()))
+    })
+    .await
+}

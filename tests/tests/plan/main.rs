@@ -1,0 +1,5 @@
+//! `foreshard plan` end to end, against a real PostgreSQL.
+
+mod faults;
+mod learning;
+mod shop;
