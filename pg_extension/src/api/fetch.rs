@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use foreshard_protocol::{FetchFailure, FetchHeader, FetchPart, InstanceId, KeyPart, Row, encode};
 use pgrx::PgSqlErrorCode;
@@ -9,6 +9,7 @@ use crate::catalog::{self, Definitions, Shard, fail};
 use crate::pg::identity::Acting;
 use crate::pg::rows::{KeyValue, attempt, key_value, read};
 use crate::pg::scan::View;
+use crate::pg::settled::{Newest, lock_for_reading};
 use crate::pg::{Oid, identity, log};
 
 /// Instances in one call.
@@ -22,7 +23,7 @@ const BATCH: i32 = 200;
 
 type Failure = (FetchFailure, String);
 
-/// Reads all instances in the snapshot of the running statement and gives each message to `put`.
+/// Reads all instances in one snapshot and gives each message to `put`.
 pub(crate) fn fetch(
     edge: Option<String>,
     instances: Option<Vec<Option<String>>>,
@@ -39,9 +40,23 @@ pub(crate) fn fetch(
             "Split the list.",
         );
     }
+    // The snapshot is newer than the locks on all tables that are read in it; see `settled`.
+    let mut locked = BTreeSet::new();
+    let (_snapshot, definitions) = loop {
+        let snapshot = Newest::snapshot();
+        let definitions = catalog::definitions(&tables, View::Statement);
+        let sources = sources(&definitions, &instances);
+        if sources.is_subset(&locked) {
+            break (snapshot, definitions);
+        }
+        drop(snapshot);
+        for source in sources.difference(&locked) {
+            lock_for_reading(Oid::from(*source));
+        }
+        locked.extend(sources);
+    };
     let header = FetchHeader { snapshot: log::statement_snapshot(), wal_lsn: log::insert_position() };
     put(&encode(&FetchPart::Header(header)));
-    let definitions = catalog::definitions(&tables, View::Statement);
     let mut fetcher = Fetcher { mapped: mapped(&definitions), readable: BTreeMap::new() };
     for (index, instance) in instances.iter().enumerate() {
         let index = u32::try_from(index).unwrap_or(u32::MAX);
@@ -50,6 +65,13 @@ pub(crate) fn fetch(
             Err((failure, message)) => put(&encode(&FetchPart::Failed { index, failure, message })),
         }
     }
+}
+
+/// The tables that the instances are read from.
+fn sources(definitions: &Definitions, instances: &[Option<String>]) -> BTreeSet<u32> {
+    let mapped = mapped(definitions);
+    let ids = instances.iter().flatten().filter_map(|instance| instance.parse::<InstanceId>().ok());
+    ids.filter_map(|id| mapped.get(id.shard.as_str()).map(|shard| shard.source)).collect()
 }
 
 fn mapped(definitions: &Definitions) -> BTreeMap<&str, &Shard> {

@@ -44,14 +44,15 @@ mod raw {
     }
 }
 
-/// A relation and everything that inherits from it or is a partition of it, as OIDs in the current memory context.
+/// A relation and everything that inherits from it or is a partition of it, as OIDs in the current memory context. The latter
+/// are locked in this mode until the end of the transaction.
 ///
 /// # Safety
 /// Inside a transaction.
-pub(super) unsafe fn find_all_inheritors(parent: pg_sys::Oid) -> *mut pg_sys::List {
+pub(super) unsafe fn find_all_inheritors(parent: pg_sys::Oid, lock: u32) -> *mut pg_sys::List {
     let none = std::ptr::null_mut();
-    // SAFETY: by contract; no lock is taken and the parents' numbers are not asked for.
-    unsafe { pg_guard_ffi_boundary(|| raw::find_all_inheritors(parent, pg_sys::NoLock as c_int, none)) }
+    // SAFETY: by contract; the parents' numbers are not asked for.
+    unsafe { pg_guard_ffi_boundary(|| raw::find_all_inheritors(parent, lock as c_int, none)) }
 }
 
 /// Writes an empty message of this prefix that belongs to no transaction.

@@ -20,6 +20,7 @@ pub(crate) mod relation;
 pub(crate) mod rows;
 pub(crate) mod scan;
 pub(crate) mod server;
+pub(crate) mod settled;
 pub(crate) mod trampoline;
 pub(crate) mod value;
 

@@ -109,7 +109,7 @@ impl Shape {
 pub(crate) fn with_partitions(root: Oid) -> Vec<Oid> {
     // SAFETY: catalog scans inside a transaction; the list of OIDs is in the current memory context and only read.
     unsafe {
-        let list = ffi::find_all_inheritors(root);
+        let list = ffi::find_all_inheritors(root, pg_sys::NoLock);
         (0..pg_sys::list_length(list)).map(|index| pg_sys::list_nth_oid(list, index)).collect()
     }
 }
