@@ -16,26 +16,29 @@ pub async fn start(db: &Client, tables: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// The commit LSN of every transaction since [`start`] that changed them, by transaction id (its low 32 bits, as the log
-/// has it): where its commit record ends, as `pg_current_wal_lsn()` says after the commit. Where the record begins is where
-/// the one before it ended, which a stream that has not got this one may well have reached. Ends what [`start`] began.
+/// Where the commit record of every transaction since [`start`] that changed them ends, by transaction id (its low 32 bits,
+/// as the log has it). The end, because a position in the log is a place between records: whoever has read the log up to L
+/// has read exactly the commits that end at or before it. Ends what [`start`] began.
 pub async fn read(db: &Client) -> Result<HashMap<u32, u64>> {
     let options = format!("'proto_version', '1', 'publication_names', '{SLOT}'");
     let sql = format!("SELECT data FROM pg_logical_slot_get_binary_changes('{SLOT}', NULL, NULL, {options})");
     let mut lsns = HashMap::new();
-    let mut running = None;
+    let mut open = None;
     for row in db.query(&sql, &[]).await? {
         let message: &[u8] = row.get(0);
-        match message.split_first() {
-            // Begin: where the commit record begins (8 bytes), its time (8), the transaction id (4).
-            Some((b'B', rest)) => {
-                let xid = rest.get(16..20).context("a begin message is long enough")?.try_into()?;
-                running = Some(u32::from_be_bytes(xid));
+        match message.first() {
+            // Begin: LSN of the commit (8 bytes), its time (8), the transaction id (4).
+            Some(b'B') => {
+                let xid = message.get(17..21).context("a begin message is long enough")?;
+                open = Some(u32::from_be_bytes(xid.try_into()?));
             }
-            // Commit: flags (1), where the commit record begins (8) and ends (8).
-            Some((b'C', rest)) => {
-                let end = rest.get(9..17).context("a commit message is long enough")?.try_into()?;
-                lsns.insert(running.take().context("a commit follows a begin")?, u64::from_be_bytes(end));
+            // Commit: flags (1), LSN of the commit (8), end of its record (8), its time (8).
+            Some(b'C') => {
+                let end = message.get(10..18).context("a commit message is long enough")?;
+                lsns.insert(
+                    open.take().context("a commit follows its begin")?,
+                    u64::from_be_bytes(end.try_into()?),
+                );
             }
             _ => {}
         }

@@ -82,8 +82,7 @@ impl Bench {
         let login = cluster.create_edge("here").await?;
         let link = DelayProxy::start(SocketAddr::from(([127, 0, 0, 1], cluster.port())), ONE_WAY).await?;
         let origin = link.url(&login.url, cluster.port());
-        let sidecar =
-            SidecarOptions::new("here", &origin).args(&["--prefetch-bytes", "1MiB"]).start().await?;
+        let sidecar = SidecarOptions::new("here", &origin).start().await?;
         schedule(&db).await?;
         commit_lsns::start(&db, &["items"]).await?;
         let rows = db.query("SELECT id, row_to_json(items)::text FROM items", &[]).await?;
@@ -116,26 +115,25 @@ async fn judge(bench: &Bench, record: &Record, runs: &[Vec<Seen>]) -> Result<()>
         history.commit(*lsn, &commit.changes);
     }
     let (mut controls, mut called_stale) = (0, 0);
+    let mut mistakes = Vec::new();
     for seen in runs.iter().flatten() {
         let verdict = history.judge(&seen.answer);
-        let parts: Vec<&str> = seen.answer.parts.iter().map(|(id, _)| id.as_str()).collect();
-        assert!(
-            matches!(verdict, Verdict::Right { .. }),
-            "{verdict:?}: {parts:?} {} stamped {:X}",
-            seen.source,
-            seen.answer.lsn
-        );
+        if !matches!(verdict, Verdict::Right { .. }) {
+            mistakes.push(describe(seen, &verdict, &history, record));
+        }
         assert!(seen.min_lsn.is_none_or(|min| seen.answer.lsn >= min), "older than Foreshard-Min-Lsn");
         if let Some(outdated) = history.outdated(&seen.answer) {
             controls += 1;
             called_stale += usize::from(matches!(history.judge(&outdated), Verdict::Stale { .. }));
         }
     }
+    let answers: usize = runs.iter().map(Vec::len).sum();
+    let shown = mistakes.iter().take(8).cloned().collect::<Vec<_>>().join("\n");
+    assert!(mistakes.is_empty(), "{} of {answers} answers are not as promised:\n{shown}", mistakes.len());
     for run in runs {
         let stamps: Vec<_> = run.iter().map(|seen| seen.stamp).collect();
         assert_eq!(went_back(&stamps), [] as [usize; 0], "stamps went back");
     }
-    let answers: usize = runs.iter().map(Vec::len).sum();
     let from = |source: &str| runs.iter().flatten().filter(|seen| seen.source == source).count();
     let (prefetch, reactive, origin) = (from("prefetch"), from("reactive"), from("origin"));
     eprintln!(
@@ -149,13 +147,35 @@ async fn judge(bench: &Bench, record: &Record, runs: &[Vec<Seen>]) -> Result<()>
     Ok(())
 }
 
+/// A wrong answer in words: what it is, its stamp, and the commits around it.
+fn describe(seen: &Seen, verdict: &Verdict, history: &History, record: &Record) -> String {
+    let parts: Vec<&str> = seen.answer.parts.iter().map(|(id, _)| id.as_str()).collect();
+    let mut text = format!("{verdict:?}: {parts:?} from {} stamped {:X}", seen.source, seen.answer.lsn);
+    let around = match verdict {
+        Verdict::Stale { lacks, promised } => *lacks..=*promised,
+        // It shows a part of the next commit, most likely.
+        _ => history.promised(seen.answer.lsn)..=history.promised(seen.answer.lsn) + 1,
+    };
+    for number in around {
+        if let Some(commit) = number.checked_sub(1).and_then(|at| record.commits.get(at)) {
+            let rows: Vec<&RowKey> = commit.changes.iter().map(|change| &change.key).take(5).collect();
+            let lsn = history.commit_lsn(number).unwrap_or_default();
+            text.push_str(&format!(
+                "\n    commit {number} of transaction {} at {lsn:X}: {rows:?}",
+                commit.xid
+            ));
+        }
+    }
+    text
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_answer_holds_what_had_committed_by_its_stamp() -> Result<()> {
     let bench = Bench::start().await?;
     let writers = Writers::new(&bench.before);
     let readers = Readers::new(bench.sidecar.http.endpoint().clone(), writers.clone());
-    let readers = readers.spawn(8);
-    writers.run(&bench.cluster, 4, 4_000).await?;
+    let readers = readers.spawn(12);
+    writers.run(&bench.cluster, 4, 1_500).await?;
     let seen = readers.finish().await?;
     assert!(seen.len() >= 20_000, "only {} answers", seen.len());
     judge(&bench, &*writers.record().await, &[seen]).await
@@ -169,7 +189,7 @@ async fn a_killed_sidecar_and_a_crashed_origin_lose_no_change() -> Result<()> {
     for fault in ["sidecar killed", "origin crashed", "link cut", "sidecar killed", "origin restarted"] {
         let readers =
             Readers::new(bench.sidecar.http.endpoint().clone(), writers.clone()).tolerant().spawn(4);
-        writers.run(&bench.cluster, 4, 150).await?;
+        writers.run(&bench.cluster, 4, 100).await?;
         let goes_on = writers.clone();
         match fault {
             "sidecar killed" => {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use foreshard_tests::Cluster;
@@ -16,6 +17,9 @@ use crate::OWNERS;
 
 /// Ids that writers insert and delete; the first 120 stay unless the table is truncated.
 const IDS: i64 = 200;
+
+/// Of one writer. As fast as they can, writers leave no copy alone for long enough to be served.
+const PACE: Duration = Duration::from_millis(60);
 
 /// A committed transaction.
 #[derive(Debug)]
@@ -86,7 +90,9 @@ impl Writers {
 
     async fn write(&self, db: Client, mut rng: StdRng, left: &AtomicUsize) -> Result<()> {
         let take = |n: usize| n.checked_sub(1);
+        let mut pace = tokio::time::interval(PACE);
         while left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok() {
+            pace.tick().await;
             self.transaction(&db, &mut rng).await?;
         }
         Ok(())
