@@ -77,6 +77,9 @@ async fn follow(config: &Arc<Config>, shared: &Arc<Shared>, acknowledged: &mut L
                 ask = false;
             }
             () = shared.ask_for_progress.notified() => ask = true,
+            // A server that shuts down waits until what it has sent is acknowledged. What nobody can see to be visible
+            // any more is not: left open, the stream would keep the server from ending.
+            () = shared.origin_closes.notified() => anyhow::bail!("the origin shuts down"),
             _ = acknowledge.tick() => {
                 anyhow::ensure!(heard.elapsed() < SILENCE, "no sign of life from the origin for {SILENCE:?}");
                 ask = heard.elapsed() > ACKNOWLEDGE_EVERY;

@@ -40,6 +40,11 @@ pub(crate) struct OriginError {
 }
 
 impl OriginError {
+    /// The origin runs, but takes no connections: it shuts down, or is not up yet (SQLSTATE cannot_connect_now).
+    pub(crate) fn takes_no_connections(&self) -> bool {
+        self.message.contains("[57P03]")
+    }
+
     pub(crate) fn of(error: &tokio_postgres::Error) -> Self {
         let Some(db) = error.as_db_error() else {
             let source =

@@ -18,7 +18,12 @@ pub(crate) async fn run(config: Arc<Config>, shared: Arc<Shared>, mut log: Log) 
     loop {
         let error = match connect(&config.origin, config.connect_timeout).await {
             Ok(client) => converse(&config, &shared, &mut log, &client, &mut load).await,
-            Err(error) => error.into(),
+            Err(error) => {
+                if error.takes_no_connections() {
+                    shared.origin_closes.notify_waiters();
+                }
+                error.into()
+            }
         };
         tracing::debug!(error = format!("{error:#}"), "the control connection is interrupted");
         let pause = sleep(Duration::from_millis(rand::random_range(100..400)));

@@ -20,6 +20,8 @@ pub(crate) struct Shared {
     pub(crate) ask_for_progress: Notify,
     /// The definitions have to be loaded.
     pub(crate) load_catalog: Notify,
+    /// The origin takes no connections any more while the stream is still open: it shuts down.
+    pub(crate) origin_closes: Notify,
     /// Why the sidecar is not ready, in words for the operator.
     trouble: Mutex<Option<String>>,
     /// Executions dropped because the buffer was full.
@@ -44,6 +46,7 @@ impl Shared {
             fetches,
             ask_for_progress: Notify::new(),
             load_catalog: Notify::new(),
+            origin_closes: Notify::new(),
             trouble: Mutex::new(Some("starting".into())),
             executions_dropped: AtomicU64::new(0),
             executions_logged: AtomicU64::new(0),
