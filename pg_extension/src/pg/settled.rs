@@ -10,10 +10,12 @@ use super::{Oid, ffi};
 
 /// Locks a table, with its partitions, against being truncated or rewritten until the end of the transaction.
 pub(crate) fn lock_for_reading(table: Oid) {
-    // SAFETY: inside a transaction; a table that is gone is no error.
+    // SAFETY: inside a transaction. A table that is gone can be locked, but not be asked for its partitions; locked, it stays.
     unsafe {
         pg_sys::LockRelationOid(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-        ffi::find_all_inheritors(table, pg_sys::AccessShareLock);
+        if !pg_sys::get_rel_name(table).is_null() {
+            ffi::find_all_inheritors(table, pg_sys::AccessShareLock);
+        }
     }
 }
 
