@@ -3,7 +3,7 @@
 use foreshard_protocol::Column;
 
 use crate::catalog::Shard;
-use crate::pg::relation::{ColumnShape, Shape};
+use crate::pg::relation::{ColumnShape, Shape, with_partitions};
 use crate::pg::rows::{primary_key, quoted};
 use crate::pg::{Oid, predicate, value};
 
@@ -28,6 +28,12 @@ impl Readable {
         let shape = Shape::of(source).ok_or("the source table is gone")?;
         if shape.row_security() {
             return Err("the source table has row-level security".into());
+        }
+        let members = if shape.is_partitioned() { with_partitions(source) } else { Vec::new() };
+        let logged =
+            shape.is_logged() && members.into_iter().filter_map(Shape::of).all(|part| part.is_logged());
+        if !logged {
+            return Err("changes of the source table, or of a partition, are not in the log".into());
         }
         let present = |attnum: &i16| shape.column(*attnum).ok_or("a column of the shard is gone");
         let chosen: Vec<&ColumnShape> = match &shard.column_attnums {

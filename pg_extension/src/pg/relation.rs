@@ -89,6 +89,12 @@ impl Shape {
         self.row_security
     }
 
+    /// Whether the log has its changes: those of unlogged and foreign tables are nowhere, and copies would stay as they are.
+    pub(crate) fn is_logged(&self) -> bool {
+        let table = [pg_sys::RELKIND_RELATION, pg_sys::RELKIND_PARTITIONED_TABLE].contains(&self.kind);
+        table && self.persistence == pg_sys::RELPERSISTENCE_PERMANENT
+    }
+
     /// Whether rows live in partitions.
     pub(crate) fn is_partitioned(&self) -> bool {
         self.kind == pg_sys::RELKIND_PARTITIONED_TABLE

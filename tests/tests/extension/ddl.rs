@@ -182,6 +182,40 @@ async fn a_lost_column_is_a_broken_shard_and_stops_nothing() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn what_is_no_longer_logged_is_no_longer_given_out() -> Result<()> {
+    let origin = Origin::followed(
+        "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1);
+         CREATE TABLE root (id int) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF root FOR VALUES FROM (0) TO (9);
+         SELECT foreshard.create_shard('t', 't', key => '{id}'), foreshard.create_shard('root', 'root', key => '{id}')",
+    )
+    .await?;
+    assert_eq!(origin.after("ALTER TABLE t SET UNLOGGED").await?, ["t Whole(Ddl)"]);
+    assert_eq!(origin.rows("t?id=1").await?, ["Broken"]);
+    assert_eq!(origin.after("ALTER TABLE t SET LOGGED").await?, ["t Whole(Ddl)"]);
+    assert_eq!(origin.rows("t?id=1").await?, ["1"]);
+    let attach = "CREATE UNLOGGED TABLE p2 PARTITION OF root FOR VALUES FROM (10) TO (19)";
+    assert_eq!(origin.after(attach).await?, ["root Whole(Ddl)"]);
+    assert_eq!(origin.rows("root?id=1").await?, ["Broken"]);
+    assert_eq!(origin.after("DROP TABLE p2").await?, ["root Whole(Ddl)"]);
+    assert_eq!(origin.rows("root?id=1").await?, [""; 0]);
+    Ok(())
+}
+
+/// Rows written before a column was added have no value for it; PostgreSQL reads the default.
+#[tokio::test]
+async fn a_column_added_with_a_default_is_read_in_old_rows() -> Result<()> {
+    let origin = Origin::followed(
+        "CREATE TABLE t (id int PRIMARY KEY); ALTER TABLE t REPLICA IDENTITY FULL; INSERT INTO t VALUES (1), (2);
+         ALTER TABLE t ADD COLUMN n int DEFAULT 7, ADD COLUMN s text DEFAULT 'x';
+         SELECT foreshard.create_shard('t', 't', predicate => $$s = 'x'$$, key => '{n}')",
+    )
+    .await?;
+    assert_eq!(origin.after("DELETE FROM t WHERE id = 1").await?, ["t 7"]);
+    assert_eq!(origin.after("UPDATE t SET n = 8").await?, ["t 7 8"]);
+    Ok(())
+}
+
 const PARTITIONED: &str = "CREATE TABLE root (id int, region text, n int) PARTITION BY LIST (region);
     CREATE TABLE east PARTITION OF root FOR VALUES IN ('east');
     CREATE TABLE west (x int, n int, region text, id int);
