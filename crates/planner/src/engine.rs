@@ -265,7 +265,7 @@ impl Engine {
         let (registry, models) = (&self.registry, &mut self.models);
         let outcome = |slot: u32, generation: u32, after: i64, until: i64| {
             let pair = registry.pairs.get(slot as usize).filter(|p| p.generation == generation)?;
-            Some(pair.history.minutes.any(after, until))
+            Some((pair.history.minutes.any(after, until), pair.edge))
         };
         models.iter_mut().for_each(|m| m.settle(now, outcome));
         let mut p = vec![0.0f32; models.len()];
@@ -281,7 +281,7 @@ impl Engine {
                 if asleep || !(learn || (sink.is_some() && !key)) {
                     continue;
                 }
-                let around = surroundings(registry, pair, now, m.horizon);
+                let around = surroundings(registry, pair, now, m.horizon, m.heat.of(pair.edge));
                 let evidence = gather(&pair.history, now, m.horizon, m.base, &around, &m.tables);
                 *p = m.predict(&evidence);
                 if learn {
@@ -320,7 +320,7 @@ impl Engine {
             if asleep {
                 return ASLEEP;
             }
-            let around = surroundings(&self.registry, pair, now, m.horizon);
+            let around = surroundings(&self.registry, pair, now, m.horizon, m.heat.of(pair.edge));
             m.predict(&gather(&pair.history, now, m.horizon, m.base, &around, &m.tables))
         }));
     }
@@ -331,10 +331,16 @@ fn asleep(pair: &Pair, now: i64) -> bool {
     if h.active == 0 { now - h.first > UNSEEN_FOR } else { now - h.last > SLEEP_AFTER }
 }
 
-fn surroundings(registry: &Registry, pair: &Pair, now: i64, horizon: Horizon) -> Surroundings {
+fn surroundings(registry: &Registry, pair: &Pair, now: i64, horizon: Horizon, heat: f32) -> Surroundings {
     let edge = &registry.edges[pair.edge as usize];
     if pair.instance.is_some() {
-        return Surroundings { offset: edge.offset, sibling_lag: -1, transition: None, elsewhere: None };
+        return Surroundings {
+            offset: edge.offset,
+            sibling_lag: -1,
+            transition: None,
+            elsewhere: None,
+            heat,
+        };
     }
     let function = &registry.functions[pair.function as usize];
     let young = now - pair.history.first < YOUNG || edge.first.is_none_or(|first| now - first < YOUNG);
@@ -355,5 +361,6 @@ fn surroundings(registry: &Registry, pair: &Pair, now: i64, horizon: Horizon) ->
         sibling_lag: function.sibling_lag(pair.edge, now),
         transition: pair.chain.probability(now, i64::from(horizon.after), i64::from(horizon.until)),
         elsewhere: elsewhere.flatten(),
+        heat,
     }
 }

@@ -10,7 +10,7 @@ use crate::seasons::{Seasons, day, last_days, same_kind, same_weekday};
 use crate::tables::Table;
 
 /// Number of context tables.
-pub(crate) const TABLES: usize = 12;
+pub(crate) const TABLES: usize = 13;
 const SIZES: [usize; TABLES] = [
     IDLE_BINS * RATE_BINS,
     14 * 12 * 3,
@@ -24,6 +24,7 @@ const SIZES: [usize; TABLES] = [
     60 * RATE_BINS,
     IDLE_BINS * 7 * 6,
     12 * 12 * 8,
+    9 * 7 * 4 * 4 * 5,
 ];
 
 const IDLE: [i64; 23] =
@@ -46,6 +47,8 @@ pub(crate) struct Surroundings {
     pub(crate) transition: Option<f32>,
     /// What other edges' history says about this local time, where this edge has little of its own.
     pub(crate) elsewhere: Option<f32>,
+    /// How busy the edge was lately against what was expected of it: logarithm of the ratio.
+    pub(crate) heat: f32,
 }
 
 /// The mixer's inputs and contexts, and the cells of the tables that were looked at.
@@ -57,6 +60,8 @@ pub(crate) struct Evidence {
     pub(crate) idle_context: u8,
 }
 
+/// The input that knows time of day and popularity only, which the edges' heat is measured against.
+pub(crate) const SEASONAL_INPUT: usize = TABLE_INPUTS + 4;
 /// The input that is the plain idle-time hazard, which the drift guard falls back to.
 pub(crate) const HAZARD_INPUT: usize = 0;
 
@@ -80,10 +85,11 @@ pub(crate) fn starting_weights() -> Inputs {
 const PHASE_INPUTS: usize = 3;
 const RATE_INPUTS: usize = PHASE_INPUTS + PERIODS.len() + 2;
 const SEASON_INPUTS: usize = RATE_INPUTS + 6;
-const RHYTHM_INPUTS: usize = SEASON_INPUTS + 12;
+const SEASON_COUNT: usize = 17;
+const RHYTHM_INPUTS: usize = SEASON_INPUTS + SEASON_COUNT;
 const TABLE_INPUTS: usize = RHYTHM_INPUTS + 9;
 const OTHER_INPUTS: usize = TABLE_INPUTS + TABLES;
-const _: () = assert!(OTHER_INPUTS + 4 <= INPUTS);
+const _: () = assert!(OTHER_INPUTS + 10 <= INPUTS);
 
 /// The tables of one horizon.
 #[derive(Clone, Debug)]
@@ -221,8 +227,15 @@ pub(crate) fn gather(
 
     // Seasons.
     let days_known = ((now - h.first) / 1440).min(56) as u32;
-    let season =
-        seasons(h, now, local, horizon, days_known, rates[5], &mut x[SEASON_INPUTS..SEASON_INPUTS + 12]);
+    let season = seasons(
+        h,
+        now,
+        local,
+        horizon,
+        days_known,
+        rates[5],
+        &mut x[SEASON_INPUTS..SEASON_INPUTS + SEASON_COUNT],
+    );
 
     // Tables.
     let last_gap = h.gaps.long.recent(0);
@@ -262,6 +275,7 @@ pub(crate) fn gather(
             + bin(i64::from(h.last_calls), &[2, 3, 5, 10, 50]),
         (eighth(own[0], 12) * 12 + eighth(x[0], 12)) * 8
             + if h.rhythm[0].lag == 0 { 7 } else { ((h.rhythm[0].score * 7.0) as usize).min(6) },
+        season.overdue,
     ];
     for (i, &c) in cells.iter().enumerate() {
         x[TABLE_INPUTS + i] = tables.0[i].predict(c, base);
@@ -272,6 +286,13 @@ pub(crate) fn gather(
 
     logits_in_place(&mut x);
     x[OTHER_INPUTS + 3] = 1.0;
+    let turn = local.rem_euclid(1440) as f32 / 1440.0 * std::f32::consts::TAU;
+    x[OTHER_INPUTS + 4] = turn.sin();
+    x[OTHER_INPUTS + 5] = turn.cos();
+    x[OTHER_INPUTS + 6] = ((1 + idle) as f32).ln() * 0.4 - 1.0;
+    x[OTHER_INPUTS + 7] = (every as f32).ln() * 0.4 - 1.0;
+    x[OTHER_INPUTS + 8] = (age as f32).ln() * 0.2;
+    x[OTHER_INPUTS + 9] = around.heat;
 
     let known = bin(i64::from(h.active), &[1, 2, 4, 8, 32, 128]);
     let aged = bin(age, &[60, 240, 720, 1440, 4 * 1440, 14 * 1440]);
@@ -297,6 +318,7 @@ pub(crate) fn season_hits(h: &History, local: i64, horizon: Horizon, days: u32) 
 }
 
 struct Season {
+    overdue: usize,
     cell: usize,
     trend: usize,
     weekday_hits: usize,
@@ -313,7 +335,7 @@ fn seasons(
     x: &mut [f32],
 ) -> Season {
     if known == 0 {
-        return Season { cell: 0, trend: 0, weekday_hits: 0 };
+        return Season { overdue: 0, cell: 0, trend: 0, weekday_hits: 0 };
     }
     let (after, until) = (local + i64::from(horizon.after), local + i64::from(horizon.until));
     let exact = h.seasons.days(after, until, 0);
@@ -353,6 +375,21 @@ fn seasons(
         x[10] = rate(near, same_weekday(w4), w4, x[7], 1.0);
         x[11] = rate(exact, day(1) | day(7), 2, x[8], 0.7);
     }
+    // Densities around the window, from narrow to wide.
+    let slots = Seasons::slots(after, until) as f32;
+    let density = |wider: i64, mask: u64, prior: f32| {
+        let days = mask.count_ones() as f32;
+        let hits = h.seasons.count(after, until, wider, mask) as f32 / (slots + 2.0 * wider as f32);
+        any_of(shrunk(hits, days, prior / slots, 0.5), slots)
+    };
+    let kind14 = kind & last_days(known.min(14));
+    x[12] = density(1, kind28, wide);
+    x[13] = density(3, kind28, wide);
+    x[14] = density(3, kind14, wide);
+    x[15] = density(12, kind14, wide);
+    if weeks > 0 {
+        x[16] = density(3, same_weekday(weeks.min(6)), wide);
+    }
     let recent = (exact & last_days(7)).count_ones() as usize;
     let weekday_hits = (exact & same_weekday(4)).count_ones() as usize;
     let bit = |k| usize::from(exact & day(k) != 0);
@@ -363,6 +400,14 @@ fn seasons(
     let expected_next = h.seasons.count(after, until, 1, days) as f32 / known.min(14) as f32;
     let actual = h.minutes.count(now - 60, now).min(4) as usize;
     let quant = |e: f32| ((e * 4.0) as usize).min(8);
+    // The same for the last half hour against days of the same kind.
+    let kind_days = kind28.count_ones().max(1) as f32;
+    let past_kind = h.seasons.count(local - 30, local, 0, kind28) as f32 / kind_days;
+    let next_kind = h.seasons.count(after, until, 1, kind28) as f32 / kind_days;
+    let third = |e: f32, bins: usize| ((e * 3.0 + 0.5) as usize).min(bins - 1);
+    let done = h.minutes.count(now - 30, now).min(3) as usize;
+    let before = h.minutes.count(now - 90, now - 30).min(3) as usize;
+    let overdue = (((quant(next_kind) * 7 + third(past_kind, 7)) * 4 + done) * 4 + before) * 5 + weekday_hits;
     let trend = ((quant(expected_next) * 9 + quant(expected_past)) * 5 + actual) * 5 + weekday_hits;
-    Season { cell, trend, weekday_hits: weekday_hits.min(4) + usize::from(weeks > 0) }
+    Season { overdue, cell, trend, weekday_hits: weekday_hits.min(4) + usize::from(weeks > 0) }
 }

@@ -9,7 +9,7 @@
 //! | `engine` | takes executions in, ticks, predicts |
 //! | `registry` | edges, functions and histories, within fixed limits |
 //! | `history`, `minutes`, `gaps`, `seasons`, `rhythm` | what is remembered of one function at one edge |
-//! | `transitions` | which function follows which |
+//! | `transitions`, `heat` | which function follows which; how busy an edge is against what is usual |
 //! | `experts`, `tables` | what each side of a history says |
 //! | `model`, `mixer`, `calibration`, `guard` | one probability out of all experts, made honest, watched for drift |
 //! | `keys` | which shard instances a function reads |
@@ -22,6 +22,7 @@ mod engine;
 mod experts;
 mod gaps;
 mod guard;
+mod heat;
 mod history;
 mod keys;
 mod minutes;

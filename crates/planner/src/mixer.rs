@@ -7,7 +7,7 @@
 use crate::numeric::{MAX_LOGIT, sigmoid};
 
 /// Number of inputs of the first layer, padded so that loops over them vectorise.
-pub(crate) const INPUTS: usize = 64;
+pub(crate) const INPUTS: usize = 72;
 /// Number of weight sets used per prediction.
 pub(crate) const SETS: usize = 7;
 

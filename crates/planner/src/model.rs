@@ -5,9 +5,10 @@ use std::collections::VecDeque;
 use crate::calibration::Calibration;
 use crate::config::Horizon;
 use crate::experts::{
-    CONTEXT_SIZES, Evidence, HAZARD_INPUT, IDLE_CONTEXTS, TABLES, Tables, starting_weights,
+    CONTEXT_SIZES, Evidence, HAZARD_INPUT, IDLE_CONTEXTS, SEASONAL_INPUT, TABLES, Tables, starting_weights,
 };
 use crate::guard::Guard;
+use crate::heat::Heat;
 use crate::mixer::{Contexts, INPUTS, Inputs, Mixer};
 use crate::numeric::sigmoid;
 
@@ -38,6 +39,7 @@ pub(crate) struct Model {
     calibration: Calibration,
     calibrate: bool,
     guard: Guard,
+    pub(crate) heat: Heat,
     waiting: VecDeque<Waiting>,
 }
 
@@ -52,6 +54,7 @@ impl Model {
             calibration: Calibration::new(IDLE_CONTEXTS),
             calibrate,
             guard: Guard::default(),
+            heat: Heat::default(),
             waiting: VecDeque::new(),
         }
     }
@@ -83,17 +86,22 @@ impl Model {
     }
 
     /// Learns from every remembered prediction whose horizon has passed at the end of minute `known`. `outcome(pair,
-    /// generation, after, until)` tells whether there was a call in `(after, until]`, or `None` when the pair is gone.
-    pub(crate) fn settle(&mut self, known: i64, outcome: impl Fn(u32, u32, i64, i64) -> Option<bool>) {
+    /// generation, after, until)` tells whether there was a call in
+    /// `(after, until]`, and at which edge; `None` when the pair is gone.
+    pub(crate) fn settle(&mut self, known: i64, outcome: impl Fn(u32, u32, i64, i64) -> Option<(bool, u32)>) {
+        self.heat.cool(known);
         let (from, to) = (i64::from(self.horizon.after), i64::from(self.horizon.until));
         while self.waiting.front().is_some_and(|w| w.minute + to <= known) {
             let Some(w) = self.waiting.pop_front() else { return };
-            let Some(y) = outcome(w.pair, w.generation, w.minute + from, w.minute + to) else { continue };
+            let Some((y, edge)) = outcome(w.pair, w.generation, w.minute + from, w.minute + to) else {
+                continue;
+            };
             let x: Inputs = w.inputs.map(|i| f32::from(i) / SCALE);
             let mixed = self.mixer.learn(&x, &w.contexts, w.idle_context as usize, y);
             let emitted = self.calibration.predict(mixed.logit, w.idle_context as usize);
             self.guard.learn(emitted, sigmoid(x[HAZARD_INPUT]), y);
             self.calibration.learn(mixed.logit, w.idle_context as usize, y);
+            self.heat.add(edge, y, sigmoid(x[SEASONAL_INPUT]));
             self.tables.learn(&w.cells, y);
             self.base_n = (self.base_n + 1.0).min(20_000.0);
             self.base += (f32::from(u8::from(y)) - self.base) / (self.base_n + 50.0);
