@@ -1,11 +1,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use foreshard_protocol::{FetchFailure, FetchHeader, FetchPart, InstanceId, KeyPart, Row, encode};
+use foreshard_protocol::{FetchFailure, FetchHeader, FetchPart, IdError, InstanceId, KeyPart, Row, encode};
 use pgrx::PgSqlErrorCode;
 
 use super::edge::authorized;
 use super::statement::Readable;
-use crate::catalog::{self, Definitions, Shard, fail};
+use crate::catalog::{self, Shard, fail};
 use crate::pg::identity::Acting;
 use crate::pg::rows::{KeyValue, attempt, key_value, read};
 use crate::pg::scan::View;
@@ -40,14 +40,20 @@ pub(crate) fn fetch(
             "Split the list.",
         );
     }
+    let ids: Vec<Result<InstanceId, IdError>> =
+        instances.iter().map(|instance| instance.as_deref().unwrap_or_default().parse()).collect();
+    let names: BTreeSet<&str> = ids.iter().flatten().map(|id| id.shard.as_str()).collect();
     // The snapshot is newer than the locks on all tables that are read in it; see `settled`.
     let mut locked = BTreeSet::new();
-    let (_snapshot, definitions) = loop {
+    let (_snapshot, mapped) = loop {
         let snapshot = Newest::snapshot();
-        let definitions = catalog::definitions(&tables, View::Statement);
-        let sources = sources(&definitions, &instances);
+        let mapped: BTreeMap<&str, Shard> = names
+            .iter()
+            .filter_map(|name| Some((*name, catalog::mapped_shard(&tables, name, View::Statement)?)))
+            .collect();
+        let sources: BTreeSet<u32> = mapped.values().map(|shard| shard.source).collect();
         if sources.is_subset(&locked) {
-            break (snapshot, definitions);
+            break (snapshot, mapped);
         }
         drop(snapshot);
         for source in sources.difference(&locked) {
@@ -57,38 +63,29 @@ pub(crate) fn fetch(
     };
     let header = FetchHeader { snapshot: log::statement_snapshot(), wal_lsn: log::insert_position() };
     put(&encode(&FetchPart::Header(header)));
-    let mut fetcher = Fetcher { mapped: mapped(&definitions), readable: BTreeMap::new() };
-    for (index, instance) in instances.iter().enumerate() {
-        let index = u32::try_from(index).unwrap_or(u32::MAX);
-        match fetcher.instance(index, instance.as_deref().unwrap_or_default()) {
+    let mut fetcher = Fetcher { mapped: &mapped, readable: BTreeMap::new() };
+    for (index, id) in (0..).zip(&ids) {
+        let answer = match id {
+            Ok(id) => fetcher.instance(index, id),
+            Err(error) => Err((FetchFailure::KeyMismatch, error.to_string())),
+        };
+        match answer {
             Ok(parts) => parts.iter().for_each(|part| put(part)),
             Err((failure, message)) => put(&encode(&FetchPart::Failed { index, failure, message })),
         }
     }
 }
 
-/// The tables that the instances are read from.
-fn sources(definitions: &Definitions, instances: &[Option<String>]) -> BTreeSet<u32> {
-    let mapped = mapped(definitions);
-    let ids = instances.iter().flatten().filter_map(|instance| instance.parse::<InstanceId>().ok());
-    ids.filter_map(|id| mapped.get(id.shard.as_str()).map(|shard| shard.source)).collect()
-}
-
-fn mapped(definitions: &Definitions) -> BTreeMap<&str, &Shard> {
-    definitions.mapped().map(|shard| (shard.name.as_str(), shard)).collect()
-}
-
 struct Fetcher<'a> {
-    mapped: BTreeMap<&'a str, &'a Shard>,
+    mapped: &'a BTreeMap<&'a str, Shard>,
     /// Prepared once per shard and call.
     readable: BTreeMap<String, Result<Readable, String>>,
 }
 
 impl Fetcher<'_> {
     /// The instance's messages. They are held back until it is complete, so that a failure in the middle takes them along.
-    fn instance(&mut self, index: u32, text: &str) -> Result<Vec<Vec<u8>>, Failure> {
-        let id: InstanceId = text.parse().map_err(|error| (FetchFailure::KeyMismatch, format!("{error}")))?;
-        let Some(shard) = self.mapped.get(id.shard.as_str()).copied() else {
+    fn instance(&mut self, index: u32, id: &InstanceId) -> Result<Vec<Vec<u8>>, Failure> {
+        let Some(shard) = self.mapped.get(id.shard.as_str()) else {
             return Err((FetchFailure::UnknownShard, format!("no function is mapped to shard {}", id.shard)));
         };
         let owner = Oid::from(shard.owner);
@@ -109,14 +106,14 @@ impl Fetcher<'_> {
             (FetchFailure::Broken, format!("shard {} can't be read: {defect}", shard.name))
         })?;
 
-        let mut canonical = InstanceId { shard: id.shard, key: Vec::new() };
+        let mut canonical = InstanceId { shard: id.shard.clone(), key: Vec::new() };
         let mut parameters: Vec<KeyValue> = Vec::new();
         let mut nulls = Vec::new();
-        for (part, (_, base, typmod)) in id.key.into_iter().zip(&readable.key) {
-            let value = match part.value {
+        for (part, (_, base, typmod)) in id.key.iter().zip(&readable.key) {
+            let value = match &part.value {
                 None => None,
                 Some(text) => {
-                    let Some(value) = key_value(&text, *base, *typmod) else {
+                    let Some(value) = key_value(text, *base, *typmod) else {
                         let message = format!("the value of {} is not of the column's type", part.column);
                         return Err((FetchFailure::KeyType, message));
                     };
@@ -126,7 +123,7 @@ impl Fetcher<'_> {
                 }
             };
             nulls.push(value.is_none());
-            canonical.key.push(KeyPart { column: part.column, value });
+            canonical.key.push(KeyPart { column: part.column.clone(), value });
         }
 
         let first = FetchPart::Instance {

@@ -3,7 +3,7 @@ use foreshard_protocol::Schedule;
 use super::{Definitions, Shard, schedule};
 use crate::pg::Oid;
 use crate::pg::relation::{own_table, qualified_name};
-use crate::pg::scan::{View, every_row};
+use crate::pg::scan::{Lookup, Row, View, every_row, matching_rows};
 
 /// The extension's tables that are read by number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,10 +43,9 @@ pub(crate) struct Edge {
 /// The edge of that name.
 pub(crate) fn edge(tables: &Tables, name: &str, view: View) -> Option<Edge> {
     let mut found = None;
-    every_row(tables.edge, view, |row| {
-        if row.text(1).as_deref() == Some(name) {
-            found = Some(Edge { role: row.oid(4), slot_name: row.text(5).unwrap_or_default() });
-        }
+    let by_name = Lookup { index: own_table(c"edge_pkey")?, column: 1, text: name };
+    matching_rows(tables.edge, by_name, view, |row| {
+        found = Some(Edge { role: row.oid(4), slot_name: row.text(5).unwrap_or_default() });
     });
     found
 }
@@ -62,20 +61,9 @@ pub(crate) fn has_slot(tables: &Tables, slot: &str, view: View) -> bool {
 pub(crate) fn definitions(tables: &Tables, view: View) -> Definitions {
     let mut all = Definitions::default();
     every_row(tables.shard, view, |row| {
-        let (Some(name), Some(source)) = (row.text(1), row.oid(2)) else { return };
-        let shard = Shard {
-            name: name.clone(),
-            source: source.into(),
-            source_name: qualified_name(source),
-            owner: row.oid(6).map_or(0, u32::from),
-            generation: row.bigint(7).unwrap_or_default().cast_unsigned(),
-            key: row.names(4).unwrap_or_default(),
-            key_attnums: row.smallints(9).unwrap_or_default(),
-            column_attnums: row.smallints(10),
-            predicate_tree: row.text(8),
-            defect: row.text(11),
-        };
-        all.shards.insert(name, shard);
+        if let Some(shard) = shard(row) {
+            all.shards.insert(shard.name.clone(), shard);
+        }
     });
     let mut rows = Vec::new();
     every_row(tables.mapping, view, |row| {
@@ -88,6 +76,33 @@ pub(crate) fn definitions(tables: &Tables, view: View) -> Definitions {
         all.functions.entry(function).or_default().push(shard);
     }
     all
+}
+
+/// The shard of that name, if some function may read it.
+pub(crate) fn mapped_shard(tables: &Tables, name: &str, view: View) -> Option<Shard> {
+    let by_shard = Lookup { index: own_table(c"mapping_shard")?, column: 3, text: name };
+    let mut mapped = false;
+    matching_rows(tables.mapping, by_shard, view, |_| mapped = true);
+    let by_name = Lookup { index: own_table(c"shard_pkey").filter(|_| mapped)?, column: 1, text: name };
+    let mut found = None;
+    matching_rows(tables.shard, by_name, view, |row| found = shard(row));
+    found
+}
+
+fn shard(row: &Row<'_>) -> Option<Shard> {
+    let (name, source) = (row.text(1)?, row.oid(2)?);
+    Some(Shard {
+        name,
+        source: source.into(),
+        source_name: qualified_name(source),
+        owner: row.oid(6).map_or(0, u32::from),
+        generation: row.bigint(7).unwrap_or_default().cast_unsigned(),
+        key: row.names(4).unwrap_or_default(),
+        key_attnums: row.smallints(9).unwrap_or_default(),
+        column_attnums: row.smallints(10),
+        predicate_tree: row.text(8),
+        defect: row.text(11),
+    })
 }
 
 /// How many schedules an edge gets that are over by the server's clock: one that replays a trace has a clock of its own.

@@ -95,18 +95,51 @@ impl Row<'_> {
     }
 }
 
+/// An index on a column of type text, and the text to look for.
+#[derive(Clone, Copy)]
+pub(crate) struct Lookup<'a> {
+    /// The index; its first column is the one looked up.
+    pub(crate) index: Oid,
+    /// Number of that column in the table.
+    pub(crate) column: i16,
+    /// The value.
+    pub(crate) text: &'a str,
+}
+
 /// Calls `each` for every row of `table`. Memory it takes from PostgreSQL belongs to the caller's current context.
-pub(crate) fn every_row(table: Oid, view: View, mut each: impl FnMut(&Row<'_>)) {
+pub(crate) fn every_row(table: Oid, view: View, each: impl FnMut(&Row<'_>)) {
+    scan(table, None, view, each);
+}
+
+/// Calls `each` for the rows of `table` that hold a text.
+pub(crate) fn matching_rows(table: Oid, lookup: Lookup<'_>, view: View, each: impl FnMut(&Row<'_>)) {
+    scan(table, Some(lookup), view, each);
+}
+
+fn scan(table: Oid, lookup: Option<Lookup<'_>>, view: View, mut each: impl FnMut(&Row<'_>)) {
     // SAFETY: the table is locked against being dropped while it is scanned; the snapshot is NULL (chosen by PostgreSQL) or the
-    // active one, which outlives the scan. Tuples are read before the next one is fetched.
+    // active one, which outlives the scan. Tuples are read before the next one is fetched. The key compares texts by their bytes,
+    // as the columns' collation does, and its value is alive until the scan ends.
     unsafe {
+        let mut key: pg_sys::ScanKeyData = std::mem::zeroed();
+        if let Some(lookup) = lookup {
+            let text = lookup.text.into_datum().unwrap_or(pg_sys::Datum::from(0usize));
+            let equal = pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber;
+            pg_sys::ScanKeyInit(&raw mut key, lookup.column, equal, pg_sys::F_TEXTEQ.into(), text);
+        }
         let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as i32);
         let snapshot = match view {
             View::Catalog => std::ptr::null_mut(),
             View::Statement => pg_sys::GetActiveSnapshot(),
         };
-        let scan =
-            pg_sys::systable_beginscan(relation, Oid::INVALID, false, snapshot, 0, std::ptr::null_mut());
+        let scan = pg_sys::systable_beginscan(
+            relation,
+            lookup.map_or(Oid::INVALID, |lookup| lookup.index),
+            lookup.is_some(),
+            snapshot,
+            i32::from(lookup.is_some()),
+            &raw mut key,
+        );
         loop {
             let tuple = pg_sys::systable_getnext(scan);
             if tuple.is_null() {
