@@ -43,22 +43,24 @@ pub(crate) async fn run(cluster: &Cluster, rounds: usize) -> Result<Comparison> 
     );
     let size = again.text().len();
 
-    let script = std::env::temp_dir().join(format!("foreshard-bench-{}.sql", std::process::id()));
-    std::fs::write(&script, "SELECT * FROM item WHERE id = 7;\n")?;
+    // pgbench's manual asks for a scale of at least the number of clients.
+    let mut init = cluster.client_program("pgbench");
+    let init =
+        init.args(["-i", "-q", "-s", &CONNECTIONS.to_string()]).output().context("running pgbench -i")?;
+    ensure!(init.status.success(), "pgbench -i: {}", String::from_utf8_lossy(&init.stderr));
     let (mut ours, mut peer) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         ours.push(wrk(&format!("http://{address}{path}"))?);
-        peer.push(pgbench(cluster, &script)?);
+        peer.push(pgbench(cluster)?);
     }
-    std::fs::remove_file(&script)?;
     Comparison::of(
         "hit_rps_vs_pg_select",
         format!(
-            "requests/s at {CONNECTIONS} connections on loopback, the server on one core and the load on another: a held {size}-byte shard over HTTP, against a prepared single-row select of the same row"
+            "requests/s at {CONNECTIONS} connections on loopback, the server on one core and the load on another: a held {size}-byte shard over HTTP, against pgbench -S"
         ),
         "higher",
         &mut ours,
-        "PostgreSQL 15, pgbench -M prepared",
+        "PostgreSQL 15, pgbench -S -M prepared",
         &mut peer,
     )
 }
@@ -74,13 +76,13 @@ fn wrk(url: &str) -> Result<f64> {
     number_after(&text, "Requests/sec:").with_context(|| format!("wrk printed no rate:\n{text}"))
 }
 
-fn pgbench(cluster: &Cluster, script: &std::path::Path) -> Result<f64> {
+fn pgbench(cluster: &Cluster) -> Result<f64> {
     let pgbench = cluster.client_program("pgbench");
     let mut command = Command::new("taskset");
     command.envs(pgbench.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let (clients, seconds) = (CONNECTIONS.to_string(), SECONDS.to_string());
     command.args(["-c", LOAD_CORE]).arg(pgbench.get_program());
-    command.args(["-n", "-M", "prepared", "-c", &clients, "-T", &seconds, "-f"]).arg(script);
+    command.args(["-n", "-S", "-M", "prepared", "-c", &clients, "-T", &seconds]);
     let output = command.output().context("running pgbench")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     number_after(&text, "tps =").with_context(|| {

