@@ -6,6 +6,7 @@ mod ddl;
 mod decoding;
 mod health;
 mod lifecycle;
+mod model;
 mod order;
 mod origin;
 mod rights;
