@@ -13,8 +13,7 @@ export FORESHARD_SERVER
 # Errors that tests return carry their context; a backtrace of every one of them would bury it.
 export RUST_LIB_BACKTRACE=${RUST_LIB_BACKTRACE:-0}
 
-# pg_extension is a library that only a PostgreSQL can load: its tests are the ones under tests/.
 if [ "$runner" = nextest ]; then
-    exec cargo nextest run --locked --workspace --exclude pg_extension "$@" </dev/null
+    exec cargo nextest run --locked --workspace "$@" </dev/null
 fi
-exec cargo test --locked --workspace --exclude pg_extension "$@" </dev/null
+exec cargo test --locked --workspace "$@" </dev/null

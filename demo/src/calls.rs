@@ -39,12 +39,13 @@ struct Shard {
     key: &'static [&'static str],
 }
 
-const AIRLINES: Shard = Shard { name: "airlines", table: "airlines", key: &[] };
-const DEPARTURES: Shard = Shard { name: "departures", table: "flights", key: &["origin", "dest"] };
-const DESTINATION: Shard = Shard { name: "destination", table: "airports", key: &["faa"] };
-const COUNTER: Shard = Shard { name: "counter", table: "flights", key: &["origin", "carrier", "dest"] };
-const DISRUPTIONS: Shard = Shard { name: "disruptions", table: "flights", key: &["origin"] };
-const WEATHER_TODAY: Shard = Shard { name: "weather_today", table: "weather", key: &["origin"] };
+const AIRLINES: Shard = Shard { name: "airlines", table: "public.airlines", key: &[] };
+const DEPARTURES: Shard = Shard { name: "departures", table: "public.flights", key: &["origin", "dest"] };
+const DESTINATION: Shard = Shard { name: "destination", table: "public.airports", key: &["faa"] };
+const COUNTER: Shard =
+    Shard { name: "counter", table: "public.flights", key: &["origin", "carrier", "dest"] };
+const DISRUPTIONS: Shard = Shard { name: "disruptions", table: "public.flights", key: &["origin"] };
+const WEATHER_TODAY: Shard = Shard { name: "weather_today", table: "public.weather", key: &["origin"] };
 
 /// The mapping of sql/3_functions.sql, for functions that ask for all of their shards.
 fn shards_of(function: &str) -> &'static [Shard] {
@@ -69,11 +70,14 @@ impl Call {
         }
     }
 
-    /// The tables behind the answer.
-    pub(crate) fn tables(&self) -> Vec<&str> {
-        let mut tables: Vec<&str> = match &self.request {
-            Request::Invoke(_) => shards_of(&self.function).iter().map(|shard| shard.table).collect(),
-            Request::Rows { shard, .. } => vec![shard],
+    /// The tables behind the answer, as a sidecar logs them.
+    pub(crate) fn tables(&self) -> Vec<String> {
+        let mut tables: Vec<String> = match &self.request {
+            Request::Invoke(_) => {
+                shards_of(&self.function).iter().map(|shard| shard.table.to_owned()).collect()
+            }
+            // Shards that rows are picked from have the name of their table.
+            Request::Rows { shard, .. } => vec![format!("public.{shard}")],
         };
         tables.sort_unstable();
         tables.dedup();

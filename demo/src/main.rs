@@ -7,6 +7,7 @@ mod clock;
 mod data;
 mod day;
 mod edges;
+mod learning;
 mod load;
 mod origin;
 mod replay;
@@ -35,6 +36,7 @@ use crate::calls::{Call, EDGES};
 use crate::clock::Clock;
 use crate::data::Data;
 use crate::edges::{Edge, Run};
+use crate::learning::Learned;
 use crate::replay::{Outcome, Tally};
 use crate::writer::{Commit, Progress};
 use foreshard_tests::history::{History, Row, RowKey};
@@ -44,10 +46,6 @@ const LEARN_DAYS: i64 = 42;
 
 /// New York hour at which the replay starts: two hours before the first departure.
 const FIRST_HOUR: u32 = 3;
-
-/// Settings of the planner, in seconds of trace time: a round each 300 (a third of a real second) for the next half hour,
-/// and what a fetch over the link takes.
-const PLAN: [&str; 6] = ["--every", "300", "--window", "1800", "--publish-lead", "120"];
 
 /// Real flights replayed against three edges.
 #[derive(Debug, Parser)]
@@ -64,9 +62,6 @@ struct Arguments {
     /// Also tell where the answers of each kind of function came from
     #[arg(long)]
     by_function: bool,
-    /// Seconds between the start of the planner and the start of the day, for it to learn in
-    #[arg(long, default_value_t = 15)]
-    lead: u64,
 }
 
 fn main() -> ExitCode {
@@ -122,14 +117,11 @@ async fn demo(arguments: &Arguments) -> Result<bool> {
     let logged = load::executions(&db, &calls::calls(learned)).await?;
     steps.done(&format!("six weeks of execution log: {logged} executions"));
 
-    let clock = Clock::starting_in(Duration::from_secs(arguments.lead), start, arguments.rate)?;
-    let flag = clock.to_flag();
-    let mut planner = Planner::spawn(&cluster.url(), &[&["--clock", &flag], &PLAN[..]].concat())?;
+    let Learned { mut planner, clock, took } = learning::learn(&cluster, start, arguments.rate).await?;
+    steps.done(&format!("the planner has learned from it in {:.1} s", took.as_secs_f64()));
     let edges = Arc::new(edges::start(&cluster, &clock).await?);
     steps.done(&format!("six sidecars follow the stream, {} ms away each way", edges::ONE_WAY.as_millis()));
     origin::health(&db).await?;
-    origin::first_schedules(&db, &mut planner).await?;
-    steps.done("the planner has learned and publishes schedules");
 
     let calls = calls::calls(data.flights.iter().filter(|flight| flight.date == today));
     let transactions = day::transactions(&data, today, start);

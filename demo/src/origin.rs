@@ -1,23 +1,18 @@
 //! The origin: PostgreSQL, the tables, and what a DBA defines.
 
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, NaiveDate, Utc};
-use foreshard_tests::{Cluster, ClusterOptions, Planner, Server, eventually};
+use foreshard_tests::{Cluster, ClusterOptions, Server};
 use tokio_postgres::Client;
 
-use crate::calls::EDGES;
 use crate::data::Data;
 use crate::load;
 
 const TABLES: &str = include_str!("../sql/1_tables.sql");
 const SHARDS: &str = include_str!("../sql/2_shards.sql");
 const FUNCTIONS: &str = include_str!("../sql/3_functions.sql");
-
-/// How long the planner may take until every edge has a schedule.
-const FIRST_SCHEDULE_WITHIN: Duration = Duration::from_secs(60);
 
 /// A cluster with the extension created in it.
 pub(crate) async fn start(pg_config: &Path) -> Result<Cluster> {
@@ -70,20 +65,4 @@ pub(crate) async fn health(db: &Client) -> Result<()> {
     }
     ensure!(failed.is_empty(), "foreshard.health() reports {failed:?}");
     Ok(())
-}
-
-/// Waits until the planner has published a schedule for every edge.
-pub(crate) async fn first_schedules(db: &Client, planner: &mut Planner) -> Result<()> {
-    let names: Vec<&str> = EDGES.to_vec();
-    let planner = std::cell::RefCell::new(planner);
-    eventually("the planner publishes a schedule for every edge", FIRST_SCHEDULE_WITHIN, || async {
-        if let Err(ended) = planner.borrow_mut().process().must_be_alive() {
-            return Ok(Some(Err(ended)));
-        }
-        let counted = "SELECT count(DISTINCT edge) FROM foreshard.schedules WHERE edge = ANY ($1)";
-        let edges: i64 = db.query_one(counted, &[&names]).await?.get(0);
-        Ok((edges == 3).then_some(Ok(())))
-    })
-    .await
-    .with_context(|| format!("the planner's log:\n{}", planner.borrow_mut().process().log_text()))?
 }
