@@ -311,18 +311,15 @@ impl Engine {
         }
     }
 
-    /// Probabilities of the pair in `slot` for each horizon, at the clock.
-    pub(crate) fn probabilities(&self, pair: &Pair, p: &mut Vec<f32>) {
-        p.clear();
+    /// Probability of the pair for the horizon at this place of the list, at the clock.
+    pub(crate) fn probability(&self, pair: &Pair, horizon: usize) -> f32 {
         let now = self.clock.unwrap_or(0);
-        let asleep = asleep(pair, now);
-        p.extend(self.models.iter().map(|m| {
-            if asleep {
-                return ASLEEP;
-            }
-            let around = surroundings(&self.registry, pair, now, m.horizon, m.heat.of(pair.edge));
-            m.predict(&gather(&pair.history, now, m.horizon, m.base, &around, &m.tables))
-        }));
+        if asleep(pair, now) {
+            return ASLEEP;
+        }
+        let m = &self.models[horizon];
+        let around = surroundings(&self.registry, pair, now, m.horizon, m.heat.of(pair.edge));
+        m.predict(&gather(&pair.history, now, m.horizon, m.base, &around, &m.tables))
     }
 }
 

@@ -91,8 +91,8 @@ impl History {
         self.gaps.onset.push(minute - self.last_onset);
         self.last_onset = minute;
         self.onsets += 1;
-        // The search is the dearest thing here: repeat it when there is a fifth more to look at, at most 12 onsets.
-        if self.onsets - self.searched >= (self.onsets / 5).clamp(2, 12) {
+        // The search is the dearest thing here: repeat it when there is a quarter more to look at, at the latest after 40 onsets.
+        if self.onsets - self.searched >= (self.onsets / 4).clamp(2, 40) {
             self.searched = self.onsets;
             self.rhythm = rhythm::find(&self.minutes, minute, minute - self.first + 1);
         }

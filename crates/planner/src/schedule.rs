@@ -5,7 +5,7 @@ use thiserror::Error;
 
 use crate::engine::Engine;
 use crate::registry::Pair;
-use crate::window;
+use crate::window::Derivation;
 
 /// One line of a schedule, as it is published.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -96,15 +96,16 @@ impl Engine {
         let observed = self.observed_minutes() as f64;
         let warm = observed / (observed + WARM_UP);
         let mut by_edge: Vec<Vec<ScheduleEntry>> = vec![Vec::new(); self.registry.edges.len()];
-        let mut p = Vec::new();
+        let Some(derivation) = Derivation::of(&self.config().horizons, span.0, span.1) else {
+            return Ok(Vec::new());
+        };
         for pair in self.registry.pairs.iter().filter(|p| p.instance.is_none()) {
-            self.probabilities(pair, &mut p);
-            let probability = window::probability(&self.config().horizons, &p, span.0, span.1);
+            let probability = derivation.probability(&self.config().horizons, |h| self.probability(pair, h));
             let calls = f64::from(pair.history.active);
             let trust = warm * calls / (calls + HALF_TRUST);
             if probability * trust >= request.floor {
                 let floor = request.floor / trust;
-                self.entries(pair, probability, span, floor, &mut by_edge[pair.edge as usize]);
+                self.entries(pair, probability, &derivation, floor, &mut by_edge[pair.edge as usize]);
             }
         }
         let mut schedules: Vec<EdgeSchedule> = Vec::new();
@@ -129,23 +130,21 @@ impl Engine {
         &self,
         pair: &Pair,
         probability: f64,
-        span: (f64, f64),
+        window: &Derivation,
         floor: f64,
         out: &mut Vec<ScheduleEntry>,
     ) {
         // A function that runs several times in the window reads several keys.
-        let minutes = (span.1 - span.0.max(0.0)).max(1.0);
+        let minutes = window.length.max(1.0);
         let now = self.clock().unwrap_or(0);
         let recent = f64::from(pair.history.minutes.count(now - 240, now)) * minutes / 240.0;
         let calls = f64::from(pair.history.intensity) * recent.max(1.0);
-        let mut own = Vec::new();
         let mut expected: Vec<(f64, &str)> = Vec::new();
         for (instance, share) in pair.keys.shares() {
             let by_share = probability * (1.0 - (1.0 - f64::from(share)).powf(calls.max(1.0)));
             let p = match self.key_pair(pair, instance) {
                 Some(key) if key.history.active >= KEY_EVIDENCE => {
-                    self.probabilities(key, &mut own);
-                    window::probability(&self.config().horizons, &own, span.0, span.1)
+                    window.probability(&self.config().horizons, |h| self.probability(key, h))
                 }
                 _ => by_share,
             };

@@ -3,34 +3,50 @@
 use crate::config::Horizon;
 use crate::numeric::{logit, sigmoid};
 
-/// Probability of at least one call in `(from, to]` minutes from now, given that of every horizon.
-///
-/// Each of the two nearest horizons is stretched to the window's length as if calls came evenly; their logits are
-/// averaged, the nearer counting more. A horizon that is the window itself is all that counts.
-pub(crate) fn probability(horizons: &[Horizon], p: &[f32], from: f64, to: f64) -> f64 {
-    let from = from.max(0.0);
-    let length = to - from;
-    if length <= 0.0 {
-        return 0.0;
-    }
-    let mut nearest = [(f64::INFINITY, 0.0f64); 2];
-    for (h, &p) in horizons.iter().zip(p) {
-        let distance = (f64::from(h.after) - from).abs() + (f64::from(h.until) - to).abs();
-        let none = (1.0 - f64::from(p)).clamp(1e-6, 1.0).powf(length / f64::from(h.length()));
-        let new = (distance, 1.0 - none);
-        if distance < nearest[0].0 {
-            nearest = [new, nearest[0]];
-        } else if distance < nearest[1].0 {
-            nearest[1] = new;
+/// The horizons that a window is derived from: their places in the list and how much each counts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Derivation {
+    /// Minutes.
+    pub(crate) length: f64,
+    near: (usize, f64),
+    far: Option<(usize, f64)>,
+}
+
+impl Derivation {
+    /// For the window `(from, to]` minutes from now: the two nearest horizons, or only the one that is the window itself.
+    pub(crate) fn of(horizons: &[Horizon], from: f64, to: f64) -> Option<Self> {
+        let from = from.max(0.0);
+        if to <= from {
+            return None;
         }
+        let distance = |h: &Horizon| (f64::from(h.after) - from).abs() + (f64::from(h.until) - to).abs();
+        let mut order: Vec<(usize, f64)> = horizons.iter().map(distance).enumerate().collect();
+        order.sort_by(|a, b| a.1.total_cmp(&b.1));
+        let &(near, d) = order.first()?;
+        let length = to - from;
+        Some(match order.get(1) {
+            Some(&(far, e)) if d > 1e-9 => {
+                Derivation { length, near: (near, e / (d + e)), far: Some((far, d / (d + e))) }
+            }
+            _ => Derivation { length, near: (near, 1.0), far: None },
+        })
     }
-    let [(near, p), (far, q)] = nearest;
-    if near < 1e-9 || !far.is_finite() {
-        return p.clamp(0.0, 1.0);
+
+    /// Probability of at least one call in the window, given that of each horizon, by its place in the list.
+    ///
+    /// Each horizon is stretched to the window's length as if calls came evenly; then their logits are averaged.
+    pub(crate) fn probability(&self, horizons: &[Horizon], p: impl Fn(usize) -> f32) -> f64 {
+        let stretched = |at: usize| {
+            let none = (1.0 - f64::from(p(at)))
+                .clamp(1e-6, 1.0)
+                .powf(self.length / f64::from(horizons[at].length()));
+            1.0 - none
+        };
+        let near = stretched(self.near.0);
+        let Some((far, weight)) = self.far else { return near.clamp(0.0, 1.0) };
+        let mixed = logit(near as f32) * self.near.1 as f32 + logit(stretched(far) as f32) * weight as f32;
+        f64::from(sigmoid(mixed))
     }
-    let weight = far / (near + far);
-    let mixed = logit(p as f32) as f64 * weight + logit(q as f32) as f64 * (1.0 - weight);
-    f64::from(sigmoid(mixed as f32))
 }
 
 #[cfg(test)]
@@ -41,7 +57,8 @@ mod tests {
         [Horizon::within(30), Horizon { after: 15, until: 45 }, Horizon { after: 30, until: 60 }];
 
     fn at(from: f64, to: f64) -> f64 {
-        probability(&HORIZONS, &[0.2, 0.5, 0.8], from, to)
+        let p = [0.2f32, 0.5, 0.8];
+        Derivation::of(&HORIZONS, from, to).map_or(0.0, |d| d.probability(&HORIZONS, |i| p[i]))
     }
 
     #[test]
@@ -65,7 +82,8 @@ mod tests {
 
     #[test]
     fn one_horizon_is_enough() {
-        let p = probability(&[Horizon::within(15)], &[0.5], 5.0, 20.0);
-        assert!((p - 0.5).abs() < 1e-6);
+        let one = [Horizon::within(15)];
+        let derivation = Derivation::of(&one, 5.0, 20.0).unwrap();
+        assert!((derivation.probability(&one, |_| 0.5) - 0.5).abs() < 1e-6);
     }
 }

@@ -57,7 +57,7 @@ const AHEAD: i64 = 120;
 /// with the present.
 const OLD: usize = 60;
 const RECENT: usize = 300;
-const PRESENT: usize = 20_000;
+const PRESENT: usize = 4_000;
 
 /// The engine and where it is in the log.
 #[derive(Debug)]
