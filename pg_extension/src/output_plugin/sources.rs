@@ -5,7 +5,8 @@ use std::rc::Rc;
 
 use crate::catalog::{Definitions, Shard};
 use crate::pg::Oid;
-use crate::pg::evaluator::{Evaluator, Wanted, WantedPredicate};
+use crate::pg::evaluator::{Evaluator, Wanted};
+use crate::pg::expression::WantedPredicate;
 use crate::pg::relation::{Shape, with_partitions};
 
 /// A table that shards are defined on.

@@ -1,15 +1,13 @@
 //! Predicates and keys of shards, evaluated on the rows of one physical table while decoding.
 
-use std::ffi::CString;
+use pgrx::pg_sys;
 
-use pgrx::pg_sys::panic::CaughtError;
-use pgrx::pg_sys::{self, NodeTag};
-use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_guard};
-
+use super::Oid;
 use super::context::{Context, Switched};
+use super::expression::{Predicate, WantedPredicate, holds, prepare};
 use super::relation::Opened;
+use super::subtransaction::caught;
 use super::value::Encoder;
-use super::{Oid, ffi};
 use crate::output_plugin::image::{Image, Presence};
 
 /// One shard as the evaluator needs it: columns by their number in the physical table, which for a partition may differ from
@@ -21,16 +19,6 @@ pub(crate) struct Wanted<'a> {
     pub(crate) predicate: WantedPredicate<'a>,
     /// Physical number of each column of the named table by its number − 1; 0 where there is none.
     pub(crate) mapping: &'a [i16],
-}
-
-/// Which rows are in a shard.
-pub(crate) enum WantedPredicate<'a> {
-    /// All.
-    None,
-    /// Those of this expression.
-    Tree(&'a str),
-    /// Perhaps any: the definition no longer fits the table.
-    Unusable,
 }
 
 /// Evaluates all shards of one table.
@@ -51,18 +39,6 @@ pub(crate) struct Evaluator {
 struct Rule {
     key: Vec<(i16, Encoder)>,
     predicate: Predicate,
-}
-
-enum Predicate {
-    None,
-    Expression {
-        state: *mut pg_sys::ExprState,
-        attnums: Vec<i16>,
-        /// No function in it can raise an error, whatever the row holds.
-        infallible: bool,
-    },
-    /// Could not be prepared: every row may be in the shard.
-    Broken,
 }
 
 /// Which columns of a row before an UPDATE or DELETE are in the log.
@@ -290,144 +266,6 @@ unsafe fn fill(slot: *mut pg_sys::TupleTableSlot, tuple: pg_sys::HeapTuple, colu
         }
     }
     true
-}
-
-/// NULL counts as false, as in WHERE.
-unsafe fn holds(state: *mut pg_sys::ExprState, expressions: *mut pg_sys::ExprContext) -> bool {
-    // SAFETY: the expression was prepared for this context; the call through its function pointer is guarded as pgrx guards
-    // named functions, and the frames below hold nothing to drop.
-    unsafe {
-        let Some(evaluate) = (*state).evalfunc else { return true };
-        let _back = Switched::to((*expressions).ecxt_per_tuple_memory);
-        let mut null = false;
-        let result = pg_sys::ffi::pg_guard_ffi_boundary(|| evaluate(state, expressions, &raw mut null));
-        !null && result.value() as u8 != 0
-    }
-}
-
-/// The SQLSTATE (an errcodes number) if `work` raises an ERROR. A cancelled query, a server that shuts down or one out of
-/// memory is not for the caller to deal with: these are raised on.
-///
-/// An ERROR may leave locks, pins and open references behind; only the end of a (sub)transaction clears them up. Decoding runs
-/// inside a transaction without an id, in which a subtransaction is allowed and costs about a microsecond.
-pub(super) unsafe fn caught<R>(work: impl FnOnce() -> R) -> Result<R, u32> {
-    use PgSqlErrorCode as Code;
-    // SAFETY: what was current is set back on both ways out, as PL/pgSQL does around a block with EXCEPTION.
-    unsafe {
-        let memory = pg_sys::CurrentMemoryContext;
-        let owner = pg_sys::CurrentResourceOwner;
-        pg_sys::BeginInternalSubTransaction(std::ptr::null());
-        pg_sys::CurrentMemoryContext = memory;
-        let mut work = Some(work);
-        let outcome = PgTryBuilder::new(std::panic::AssertUnwindSafe(|| {
-            work.take().map_or(Err(Code::ERRCODE_INTERNAL_ERROR as u32), |work| Ok(work()))
-        }))
-        .catch_others(|error| match error {
-            CaughtError::PostgresError(ref report) | CaughtError::ErrorReport(ref report) => {
-                match report.sql_error_code() {
-                    Code::ERRCODE_QUERY_CANCELED
-                    | Code::ERRCODE_ADMIN_SHUTDOWN
-                    | Code::ERRCODE_CRASH_SHUTDOWN
-                    | Code::ERRCODE_OUT_OF_MEMORY => error.rethrow(),
-                    code => Err(code as u32),
-                }
-            }
-            CaughtError::RustPanic { .. } => error.rethrow(),
-        })
-        .execute();
-        if outcome.is_ok() {
-            pg_sys::ReleaseCurrentSubTransaction();
-        } else {
-            pg_sys::RollbackAndReleaseCurrentSubTransaction();
-        }
-        pg_sys::CurrentMemoryContext = memory;
-        pg_sys::CurrentResourceOwner = owner;
-        outcome
-    }
-}
-
-/// Makes a stored tree executable on this table's rows, whose columns have these types.
-fn prepare(tree: &str, mapping: &[i16], types: &[Oid]) -> Predicate {
-    let Ok(tree) = CString::new(tree) else { return Predicate::Broken };
-    // SAFETY: the tree was written by `predicate::compile` of this version's server; all that is built lives in the current
-    // memory context, which the evaluator owns. The mapping is only read.
-    let prepared = unsafe {
-        caught(|| {
-            let node: *mut pg_sys::Node = pg_sys::stringToNode(tree.as_ptr()).cast();
-            let mut numbers = mapping.to_vec();
-            let mut map: pg_sys::AttrMap = std::mem::zeroed();
-            map.attnums = numbers.as_mut_ptr();
-            map.maplen = numbers.len() as i32;
-            let mut whole_row = false;
-            let node =
-                pg_sys::map_variable_attnos(node, 1, 0, &raw const map, Oid::INVALID, &raw mut whole_row);
-            let planned = pg_sys::expression_planner(node.cast());
-            let mut look = Look { columns: Vec::new(), infallible: true };
-            look_at(planned.cast(), (&raw mut look).cast());
-            let state = pg_sys::ExecInitExpr(planned, std::ptr::null_mut());
-            assert!(!state.is_null(), "a stored predicate is an expression");
-            (state, look)
-        })
-    };
-    match prepared {
-        // A column that has another type than when the shard was defined can't be read by this expression any more.
-        Ok((_, look))
-            if look.columns.iter().any(|(attnum, kind)| types.get(*attnum as usize - 1) != Some(kind)) =>
-        {
-            Predicate::Broken
-        }
-        Ok((state, look)) => Predicate::Expression {
-            state,
-            attnums: look.columns.into_iter().map(|(attnum, _)| attnum).collect(),
-            infallible: look.infallible,
-        },
-        Err(_) => Predicate::Broken,
-    }
-}
-
-struct Look {
-    /// Columns and the types that the expression takes them for.
-    columns: Vec<(i16, Oid)>,
-    infallible: bool,
-}
-
-#[pg_guard]
-unsafe extern "C-unwind" fn look_at(node: *mut pg_sys::Node, context: *mut std::ffi::c_void) -> bool {
-    if node.is_null() {
-        return false;
-    }
-    // SAFETY: the context is a `Look` on the stack of `prepare`; the tag says which struct the node is.
-    unsafe {
-        let look = &mut *context.cast::<Look>();
-        match (*node).type_ {
-            NodeTag::T_Var => {
-                let var = &*node.cast::<pg_sys::Var>();
-                look.columns.push((var.varattno, var.vartype));
-            }
-            NodeTag::T_Const
-            | NodeTag::T_OpExpr
-            | NodeTag::T_FuncExpr
-            | NodeTag::T_DistinctExpr
-            | NodeTag::T_ScalarArrayOpExpr
-            | NodeTag::T_BoolExpr
-            | NodeTag::T_RelabelType
-            | NodeTag::T_NullTest
-            | NodeTag::T_BooleanTest
-            | NodeTag::T_List => {}
-            _ => look.infallible = false,
-        }
-        // Leakproof functions are those that raise no error that depends on their arguments.
-        if pg_sys::check_functions_in_node(node, Some(may_fail), std::ptr::null_mut()) {
-            look.infallible = false;
-        }
-        ffi::expression_tree_walker(node, look_at, context)
-    }
-}
-
-#[pg_guard]
-unsafe extern "C-unwind" fn may_fail(function: Oid, _context: *mut std::ffi::c_void) -> bool {
-    // SAFETY: a catalog lookup.
-    unsafe { !pg_sys::get_func_leakproof(function) }
 }
 
 /// # Safety

@@ -9,6 +9,7 @@
 pub(crate) mod change;
 pub(crate) mod context;
 pub(crate) mod evaluator;
+pub(crate) mod expression;
 mod ffi;
 pub(crate) mod identity;
 pub(crate) mod invalidation;
@@ -21,6 +22,7 @@ pub(crate) mod rows;
 pub(crate) mod scan;
 pub(crate) mod server;
 pub(crate) mod settled;
+mod subtransaction;
 pub(crate) mod trampoline;
 pub(crate) mod value;
 

@@ -8,8 +8,8 @@ use pgrx::prelude::*;
 
 use super::Oid;
 use super::context::Context;
-use super::evaluator::caught;
 use super::relation::Opened;
+use super::subtransaction::caught;
 use super::value::{Encoder, text_of};
 
 /// Where a function that returns a set puts its rows: memory up to work_mem, then a file.
