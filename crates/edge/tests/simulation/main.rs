@@ -15,7 +15,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mutant::Mutant;
-use world::{Summary, World};
+use world::{Account, Summary, World};
 
 /// Worlds that every change has to survive.
 const SEEDS: u64 = 2_000;
@@ -39,7 +39,7 @@ fn search(seeds: u64, mutant: Option<Mutant>, each: impl Fn(Summary) + Sync) -> 
                     if seed >= seeds {
                         return;
                     }
-                    match World::new(seed, mutant, false).run() {
+                    match World::new(seed, mutant, Account::Dropped).run() {
                         Ok(summary) => each(summary),
                         Err(message) => {
                             // Seeds below this one are under way already: the lowest is reported.
@@ -60,7 +60,7 @@ fn search(seeds: u64, mutant: Option<Mutant>, each: impl Fn(Summary) + Sync) -> 
 #[test]
 fn every_answer_keeps_the_contract() {
     if let Some(seed) = number("FORESHARD_SIM_SEED") {
-        World::new(seed, None, true).run().unwrap();
+        World::new(seed, None, Account::Printed).run().unwrap();
         return;
     }
     let total = Mutex::new(Summary::default());
@@ -93,7 +93,8 @@ fn every_answer_keeps_the_contract() {
 #[test]
 fn a_seed_replays_exactly() {
     for seed in 0..20 {
-        let [first, second] = [(), ()].map(|()| World::new(seed, None, false).run().unwrap().fingerprint);
+        let [first, second] =
+            [(), ()].map(|()| World::new(seed, None, Account::Fingerprint).run().unwrap().fingerprint);
         assert_eq!(first, second, "seed {seed}");
     }
 }

@@ -75,6 +75,17 @@ impl Summary {
     }
 }
 
+/// What becomes of the account of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Account {
+    /// Nothing: putting it into words takes longer than the run.
+    Dropped,
+    /// Its fingerprint is taken, to tell whether two runs are the same.
+    Fingerprint,
+    /// The same, and it is printed.
+    Printed,
+}
+
 /// The replication slot at the origin.
 pub(crate) struct Slot {
     pub(crate) confirmed: Lsn,
@@ -108,7 +119,7 @@ pub(crate) struct World {
     queue: BinaryHeap<Reverse<(u64, u64, u64)>>,
     steps: BTreeMap<u64, Step>,
     next_step: u64,
-    trace: bool,
+    account: Account,
 }
 
 /// How long a process may take to notice that a deadline has passed.
@@ -119,10 +130,10 @@ const QUIET: u64 = 700_000;
 const CALM: u64 = 300_000;
 
 impl World {
-    pub(crate) fn new(seed: u64, mutant: Option<Mutant>, trace: bool) -> Self {
+    pub(crate) fn new(seed: u64, mutant: Option<Mutant>, account: Account) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let profile = Profile::draw(&mut rng);
-        if trace {
+        if account == Account::Printed {
             println!("{profile:#?}");
         }
         let mut defs = Defs::default();
@@ -155,7 +166,7 @@ impl World {
             rng,
             profile,
             mutant,
-            trace,
+            account,
         }
     }
 
@@ -407,10 +418,13 @@ impl World {
         Ok(())
     }
 
-    /// Adds to the trace that is printed when one seed is replayed, and to the fingerprint of the run.
+    /// Adds to the account of the run.
     pub(crate) fn note(&mut self, what: impl FnOnce() -> String) {
+        if self.account == Account::Dropped {
+            return;
+        }
         let what = what();
-        if self.trace {
+        if self.account == Account::Printed {
             println!("{:>9} {what}", self.now);
         }
         for byte in what.bytes().chain(self.now.to_le_bytes()) {
