@@ -10,7 +10,7 @@ use crate::clock::Clock;
 
 /// Settings of the planner, in seconds of trace time: a round each 300 (a third of a real second) for the next half hour,
 /// and what a fetch over the link takes.
-const PLAN: [&str; 6] = ["--every", "300", "--window", "1800", "--publish-lead", "120"];
+const PLAN: [&str; 6] = ["--every", "300", "--window", "3600", "--publish-lead", "120"];
 
 /// What the planner writes once it has read the log that was there when it started.
 const LEARNED: &str = "learned from the execution log";
