@@ -12,7 +12,7 @@ use crate::cache::{Cache, Removed};
 use crate::config::EdgeConfig;
 use crate::copy::ShardCopy;
 use crate::definitions::Definitions;
-use crate::flights::{Flight, Flights, Wanted, touches};
+use crate::flights::{Flight, Flights, Suspects, Wanted, touches};
 use crate::now::Now;
 use crate::requests::{Answer, Refusal, RequestId, Requests, ServedFrom};
 use crate::stats::Stats;
@@ -264,20 +264,21 @@ impl EdgeCore {
         let mut rejected = Vec::new();
         for (wanted, result) in flight.instances.into_iter().zip(fetched.instances) {
             match result {
+                Ok(instance) if *instance.canonical != *wanted.text => {
+                    // Stream events name the canonical key, so this fetch was not watched under the right name.
+                    self.rename(&waiters, &wanted.text, &instance.canonical);
+                }
+                // A failure may be due to what the snapshot lacks, too: a definition that has just been made.
+                _ if !wanted.suspects.seen_by(&snapshot) => {
+                    self.stats.rejected_by_snapshot += 1;
+                    rejected.push(Wanted { attempts: wanted.attempts + 1, ..wanted });
+                }
                 Err((failure, message)) => {
                     for waiter in self.waiting_for(&waiters, &wanted.text) {
                         let instance = wanted.text.to_string();
                         let message = message.clone();
                         self.finish(waiter, Err(Refusal::Failed { instance, failure, message }));
                     }
-                }
-                Ok(instance) if *instance.canonical != *wanted.text => {
-                    // Stream events name the canonical key, so this fetch was not watched under the right name.
-                    self.rename(&waiters, &wanted.text, &instance.canonical);
-                }
-                Ok(_) if wanted.suspects.iter().any(|xid| !snapshot.sees(*xid)) => {
-                    self.stats.rejected_by_snapshot += 1;
-                    rejected.push(Wanted { attempts: wanted.attempts + 1, ..wanted });
                 }
                 Ok(instance) => {
                     let copy = Arc::new(ShardCopy::new(
@@ -487,7 +488,7 @@ impl EdgeCore {
                     && !self.flights.has(&text)
                     && let Ok(id) = text.parse()
                 {
-                    batch.push(Wanted { id, text, suspects: Vec::new(), attempts: 0 });
+                    batch.push(Wanted { id, text, suspects: Suspects::default(), attempts: 0 });
                 }
             }
             if batch.is_empty() {

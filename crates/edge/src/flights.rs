@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use foreshard_protocol::{InstanceId, KeyChange, Xid};
+use foreshard_protocol::{InstanceId, KeyChange, Snapshot, Xid};
 
 use crate::requests::RequestId;
 
@@ -30,9 +30,25 @@ pub(crate) struct Wanted {
     pub(crate) id: InstanceId,
     pub(crate) text: Arc<str>,
     /// Delivered transactions that touch the instance; the result counts only if its snapshot sees all of them.
-    pub(crate) suspects: Vec<Xid>,
+    pub(crate) suspects: Suspects,
     /// How often a result was refused because of its snapshot.
     pub(crate) attempts: u32,
+}
+
+/// Delivered transactions that a fetch might not see.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Suspects {
+    /// One by one.
+    pub(crate) xids: Vec<Xid>,
+    /// And every one below this id.
+    pub(crate) below: Xid,
+}
+
+impl Suspects {
+    /// Whether all of them are part of the snapshot.
+    pub(crate) fn seen_by(&self, snapshot: &Snapshot) -> bool {
+        self.below <= snapshot.xmin && self.xids.iter().all(|xid| snapshot.sees(*xid))
+    }
 }
 
 impl Flights {
@@ -71,7 +87,7 @@ impl Flights {
         for flight in self.flights.values_mut() {
             for wanted in &mut flight.instances {
                 if wanted.id.shard == shard && touches(change, &wanted.id) {
-                    wanted.suspects.push(xid);
+                    wanted.suspects.xids.push(xid);
                 }
             }
         }

@@ -7,7 +7,7 @@ use foreshard_protocol::{InstanceId, Lsn};
 use crate::copy::ShardCopy;
 use crate::core::{EdgeCore, FlightId};
 use crate::definitions::FunctionShard;
-use crate::flights::Wanted;
+use crate::flights::{Suspects, Wanted};
 use crate::now::Now;
 use crate::requests::{Answer, Part, Pending, Refusal, Reply, Request, RequestId, ServedFrom};
 
@@ -223,7 +223,7 @@ impl EdgeCore {
                 }
             } else if wanted.iter().all(|other| other.text != *text) {
                 let id = pending.request.instances[i].clone();
-                wanted.push(Wanted { id, text: text.clone(), suspects: Vec::new(), attempts: 0 });
+                wanted.push(Wanted { id, text: text.clone(), suspects: Suspects::default(), attempts: 0 });
             }
         }
         if !wanted.is_empty() {
@@ -242,7 +242,7 @@ impl EdgeCore {
                 wanted.push(Wanted {
                     id: instance.clone(),
                     text: text.clone(),
-                    suspects: Vec::new(),
+                    suspects: Suspects::default(),
                     attempts: 0,
                 });
             }

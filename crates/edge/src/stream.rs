@@ -2,6 +2,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use foreshard_protocol::{Event, Frame, KeyChange, Lsn, ShardName, Snapshot, Xid};
 
+use crate::flights::Suspects;
+
 /// Where the stream is, which delivered transactions the origin may not yet show to readers, and how fresh we are.
 ///
 /// PostgreSQL makes a commit durable (and the stream delivers it) before readers can see it. A fetch made in between
@@ -9,9 +11,10 @@ use foreshard_protocol::{Event, Frame, KeyChange, Lsn, ShardName, Snapshot, Xid}
 pub(crate) struct Stream {
     position: Lsn,
     unseen: HashMap<ShardName, Vec<Unseen>>,
-    unseen_everywhere: Vec<Xid>,
     /// Delivered and unseen, by where the commit record starts.
     unconfirmed: BTreeMap<Lsn, Xid>,
+    /// More of them than are kept one by one.
+    merged: Option<Merged>,
     /// Moments at which the origin was asked for its flush position, with the answers not yet reached.
     marks: VecDeque<(u64, Lsn)>,
     fresh_as_of: Option<u64>,
@@ -21,7 +24,12 @@ pub(crate) struct Stream {
 /// Answers of the origin that the stream has not reached; more are not kept.
 const MAX_MARKS: usize = 64;
 
-#[derive(Clone)]
+/// Transactions of which it is only known that they lie in a range, whatever they touched.
+struct Merged {
+    first: Lsn,
+    newest: Xid,
+}
+
 struct Unseen {
     xid: Xid,
     change: KeyChange,
@@ -32,8 +40,8 @@ impl Stream {
         Stream {
             position: Lsn::ZERO,
             unseen: HashMap::new(),
-            unseen_everywhere: Vec::new(),
             unconfirmed: BTreeMap::new(),
+            merged: None,
             marks: VecDeque::new(),
             fresh_as_of: None,
             max_unseen,
@@ -48,7 +56,9 @@ impl Stream {
     /// The position up to which the origin may forget: everything before it is applied *and* visible to any snapshot
     /// taken from now on, so that a successor that starts there needs no memory of it.
     pub(crate) fn acknowledged(&self) -> Lsn {
-        self.unconfirmed.keys().next().copied().map_or(self.position, |lsn| lsn.min(self.position))
+        let merged = self.merged.as_ref().map(|merged| merged.first);
+        let first = self.unconfirmed.keys().next().copied();
+        merged.into_iter().chain(first).fold(self.position, Lsn::min)
     }
 
     /// The latest moment for which the stream is known to hold all that had committed by then.
@@ -61,7 +71,7 @@ impl Stream {
     }
 
     pub(crate) fn unseen_len(&self) -> usize {
-        self.unconfirmed.len()
+        self.unconfirmed.len() + usize::from(self.merged.is_some())
     }
 
     /// Forgets everything: the stream now starts at `position` and has no past.
@@ -92,11 +102,16 @@ impl Stream {
             }
         }
         if self.unconfirmed.len() > self.max_unseen {
-            // Bounded, at the price of refusing more fetches than needed until the origin shows these transactions.
+            // Bounded, at the price of refusing all fetches until the origin shows these transactions.
+            let (first, newest) = (*self.unconfirmed.keys().next().unwrap_or(&frame.commit_lsn), frame.xid);
+            let newest = self.unconfirmed.values().copied().fold(newest, Xid::max);
+            self.merged = Some(match self.merged.take() {
+                Some(older) => Merged { first: older.first, newest: newest.max(older.newest) },
+                None => Merged { first, newest },
+            });
+            self.unconfirmed.clear();
             self.unseen.clear();
-            self.unseen_everywhere = self.unconfirmed.values().copied().collect();
         }
-        debug_assert!(self.unseen_everywhere.len() <= self.unconfirmed.len());
     }
 
     /// The definition of a shard changed in transaction `xid`, whose frame was remembered.
@@ -117,7 +132,7 @@ impl Stream {
     /// A snapshot of the origin arrived: what it sees, every later one sees too.
     pub(crate) fn seen(&mut self, snapshot: &Snapshot) {
         self.unconfirmed.retain(|_, xid| !snapshot.sees(*xid));
-        self.unseen_everywhere.retain(|xid| !snapshot.sees(*xid));
+        self.merged.take_if(|merged| merged.newest < snapshot.xmin);
         self.unseen.retain(|_, list| {
             list.retain(|unseen| !snapshot.sees(unseen.xid));
             !list.is_empty()
@@ -125,9 +140,12 @@ impl Stream {
     }
 
     /// Delivered transactions on this instance that a fetch started now might not see.
-    pub(crate) fn suspects(&self, shard: &str, touches: impl Fn(&KeyChange) -> bool) -> Vec<Xid> {
+    pub(crate) fn suspects(&self, shard: &str, touches: impl Fn(&KeyChange) -> bool) -> Suspects {
         let listed = self.unseen.get(shard).into_iter().flatten().filter(|unseen| touches(&unseen.change));
-        listed.map(|unseen| unseen.xid).chain(self.unseen_everywhere.iter().copied()).collect()
+        Suspects {
+            xids: listed.map(|unseen| unseen.xid).collect(),
+            below: self.merged.as_ref().map_or(0, |merged| merged.newest + 1),
+        }
     }
 }
 
@@ -184,10 +202,18 @@ mod tests {
         let mut stream = Stream::new(3);
         for xid in 1..=5 {
             stream.remember(&frame(xid, xid * 10));
+            stream.advance(Lsn(xid * 10 + 8));
         }
-        assert_eq!(stream.suspects("other", |_| false), [1, 2, 3, 4, 5]);
+        let all = || Suspects { xids: vec![], below: 5 };
+        assert_eq!(stream.suspects("other", |_| false), all());
+        assert_eq!(stream.suspects("s", |_| true), Suspects { xids: vec![5], ..all() });
+        assert_eq!(stream.acknowledged(), Lsn(10));
+        stream.seen(&"3:6:3".parse().unwrap());
+        assert_eq!(stream.suspects("s", |_| true), all(), "3 is among them");
+        assert_eq!(stream.acknowledged(), Lsn(10));
         stream.seen(&"5:6:5".parse().unwrap());
-        assert_eq!(stream.suspects("other", |_| false), [5]);
+        assert_eq!(stream.suspects("s", |_| true), Suspects::default());
+        assert_eq!((stream.acknowledged(), stream.unseen_len()), (Lsn(58), 0));
     }
 
     #[test]
