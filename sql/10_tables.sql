@@ -19,12 +19,14 @@ CREATE TABLE foreshard.shard (
     predicate_tree  text,
     key_attnums     int2[],
     column_attnums  int2[],
-    defect          text
+    defect          text,
+    -- By which a table that is dropped and made again is recognised.
+    source_name     text
 ) WITH (user_catalog_table = true, toast_tuple_target = 8160);
 -- A value moved to the TOAST table could be vacuumed before a lagging decoder reads it; create_shard refuses rows so large.
 ALTER TABLE foreshard.shard ALTER predicate SET STORAGE MAIN, ALTER predicate_tree SET STORAGE MAIN,
     ALTER key SET STORAGE MAIN, ALTER columns SET STORAGE MAIN, ALTER key_attnums SET STORAGE MAIN,
-    ALTER column_attnums SET STORAGE MAIN, ALTER defect SET STORAGE MAIN;
+    ALTER column_attnums SET STORAGE MAIN, ALTER defect SET STORAGE MAIN, ALTER source_name SET STORAGE MAIN;
 COMMENT ON TABLE foreshard.shard IS 'definitions of logical shards; change them with create_shard and drop_shard only';
 
 CREATE TABLE foreshard.mapping (

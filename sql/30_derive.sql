@@ -9,12 +9,21 @@ CREATE FUNCTION foreshard.attnums_of(source oid, names name[]) RETURNS int2[]
     $$;
 COMMENT ON FUNCTION foreshard.attnums_of(oid, name[]) IS 'column numbers of the named columns, NULL for one that does not exist';
 
+CREATE FUNCTION foreshard.qualified_name(relation oid) RETURNS text
+    LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.oid = relation
+    $$;
+COMMENT ON FUNCTION foreshard.qualified_name(oid) IS 'schema and name of a relation, NULL if it is gone';
+
 CREATE FUNCTION foreshard.shard_derive() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
     BEGIN
         NEW.defect := NULL;
         NEW.predicate_tree := NULL;
+        NEW.source_name := coalesce(foreshard.qualified_name(NEW.source), NEW.source_name);
         NEW.key_attnums := foreshard.attnums_of(NEW.source, NEW.key);
         NEW.column_attnums := foreshard.attnums_of(NEW.source, NEW.columns);
         IF array_position(NEW.key_attnums, NULL) IS NOT NULL OR array_position(NEW.column_attnums, NULL) IS NOT NULL THEN

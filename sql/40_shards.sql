@@ -151,6 +151,32 @@ CREATE FUNCTION foreshard.primary_key(source oid) RETURNS int2[]
     $$;
 COMMENT ON FUNCTION foreshard.primary_key(oid) IS 'column numbers of the primary key, none without one';
 
+CREATE FUNCTION foreshard.check_definition(owner regrole, source regclass, predicate text, key name[], columns name[]) RETURNS text
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+    DECLARE
+        canonical text;
+        needed int2[];
+    BEGIN
+        PERFORM foreshard.check_source(source);
+        PERFORM foreshard.check_columns(source, key, 'key');
+        PERFORM foreshard.check_columns(source, columns, 'columns');
+        PERFORM foreshard.check_key(source, key);
+        SELECT array_agg(attnum) INTO needed FROM pg_attribute a
+            WHERE a.attrelid = source AND a.attnum > 0 AND NOT a.attisdropped
+                AND (columns IS NULL OR a.attname = ANY (columns) OR a.attname = ANY (key));
+        needed := needed || foreshard.primary_key(source);
+        IF predicate IS NOT NULL THEN
+            SELECT p.canonical, needed || p.attnums INTO STRICT canonical, needed
+            FROM foreshard.compile_predicate(source, predicate) AS p;
+        END IF;
+        PERFORM foreshard.check_select(owner, source, needed);
+        RETURN canonical;
+    END
+    $$;
+COMMENT ON FUNCTION foreshard.check_definition(regrole, regclass, text, name[], name[]) IS
+    'refuses what no shard can be, and gives the predicate as PostgreSQL writes it';
+
 CREATE FUNCTION foreshard.define_shard(caller regrole, name text, source regclass, predicate text, key name[], columns name[],
         or_replace boolean, if_not_exists boolean)
     RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -158,7 +184,6 @@ CREATE FUNCTION foreshard.define_shard(caller regrole, name text, source regclas
     DECLARE
         old foreshard.shard;
         wanted foreshard.shard;
-        needed int2[];
         toast regclass;
         too_large boolean;
     BEGIN
@@ -196,20 +221,8 @@ CREATE FUNCTION foreshard.define_shard(caller regrole, name text, source regclas
             RAISE EXCEPTION 'must be owner of shard %', quote_ident(name) USING ERRCODE = 'insufficient_privilege';
         END IF;
 
-        PERFORM foreshard.check_source(source);
         key := coalesce(key, '{}');
-        PERFORM foreshard.check_columns(source, key, 'key');
-        PERFORM foreshard.check_columns(source, columns, 'columns');
-        PERFORM foreshard.check_key(source, key);
-        SELECT array_agg(attnum) INTO needed FROM pg_attribute a
-            WHERE a.attrelid = source AND a.attnum > 0 AND NOT a.attisdropped
-                AND (columns IS NULL OR a.attname = ANY (columns) OR a.attname = ANY (key));
-        needed := needed || foreshard.primary_key(source);
-        IF predicate IS NOT NULL THEN
-            SELECT p.canonical, needed || p.attnums INTO STRICT predicate, needed
-            FROM foreshard.compile_predicate(source, predicate) AS p;
-        END IF;
-        PERFORM foreshard.check_select(caller, source, needed);
+        predicate := foreshard.check_definition(caller, source, predicate, key, columns);
 
         IF old.name IS NOT NULL AND old.defect IS NULL AND (old.source, old.owner, old.key) = (source, caller, key)
             AND old.predicate IS NOT DISTINCT FROM predicate AND old.columns IS NOT DISTINCT FROM columns

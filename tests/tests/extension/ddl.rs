@@ -144,11 +144,28 @@ async fn a_dropped_table_is_told_and_the_others_go_on() -> Result<()> {
     let defect: String = origin.value("SELECT defect FROM foreshard.shards WHERE name = 't'").await?;
     assert_eq!(defect, "the source table is gone");
 
-    origin.db.batch_execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (9)").await?;
-    let redefine = "SELECT foreshard.create_shard('t', 't', key => '{id}', or_replace => true)";
-    assert_eq!(origin.after(redefine).await?, ["+shard t"]);
+    // Made again, it is taken over.
+    assert_eq!(
+        origin.after("CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t VALUES (9)").await?,
+        ["+shard t"]
+    );
     assert_eq!(origin.after("INSERT INTO t VALUES (10)").await?, ["t 10"]);
-    assert_eq!(origin.rows("t?id=9").await?, ["9"]);
+    assert_eq!(origin.rows("t?id=9").await?, ["9|-"]);
+    let events = origin
+        .after("BEGIN; DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (11); COMMIT")
+        .await?;
+    assert_eq!(events[0], "+shard t", "{events:?}");
+    assert_eq!(origin.rows("t?id=11").await?, ["11"]);
+
+    // Unless the definition does not fit it.
+    origin.after("DROP TABLE t; CREATE TABLE t (other int)").await?;
+    assert_eq!(origin.rows("t?id=9").await?, ["Broken"]);
+    assert_eq!(origin.after("ALTER TABLE t RENAME other TO id").await?, ["+shard t"]);
+    assert_eq!(origin.after("INSERT INTO t VALUES (10)").await?, ["t 10"]);
+    origin.after("DROP TABLE t; CREATE VIEW t AS SELECT 1 AS id").await?;
+    assert_eq!(origin.rows("t?id=1").await?, ["Broken"]);
+    let redefine = "DROP VIEW t; CREATE TABLE s (id int); SELECT foreshard.create_shard('t', 's', key => '{id}', or_replace => true)";
+    assert_eq!(origin.after(redefine).await?, ["+shard t"]);
     Ok(())
 }
 

@@ -1,5 +1,5 @@
--- Definitions follow renamed and retyped columns, as views do. Column numbers and the expression tree are what counts while
--- decoding; names and text are what people see and what a dump carries.
+-- Definitions follow renamed and retyped columns, as views do, and a table that is dropped and made again. Column numbers and the
+-- expression tree are what counts while decoding; names and text are what people see and what a dump carries.
 
 CREATE FUNCTION foreshard.names_of(source oid, attnums int2[], before name[]) RETURNS name[]
     LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp
@@ -20,6 +20,9 @@ CREATE FUNCTION foreshard.follow_table(altered oid) RETURNS void
         new_predicate text;
         new_tree text;
     BEGIN
+        -- The name alone is no other definition: the generation stays.
+        UPDATE foreshard.shard s SET source_name = foreshard.qualified_name(altered)
+            WHERE s.source = altered AND s.source_name IS DISTINCT FROM foreshard.qualified_name(altered);
         FOR shard IN SELECT * FROM foreshard.shard s WHERE s.source = altered
         LOOP
             new_key := coalesce(foreshard.names_of(altered, shard.key_attnums, shard.key), shard.key);
@@ -47,6 +50,27 @@ CREATE FUNCTION foreshard.follow_table(altered oid) RETURNS void
     $$;
 COMMENT ON FUNCTION foreshard.follow_table(oid) IS 'brings the shards of a table up to date after its columns were renamed or retyped';
 
+CREATE FUNCTION foreshard.take_over(made oid) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+    DECLARE
+        shard foreshard.shard;
+    BEGIN
+        FOR shard IN SELECT * FROM foreshard.shard s WHERE s.source_name = foreshard.qualified_name(made)
+            AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = s.source)
+        LOOP
+            BEGIN
+                PERFORM foreshard.check_definition(shard.owner, made, shard.predicate, shard.key, shard.columns);
+                UPDATE foreshard.shard s SET source = made, generation = DEFAULT WHERE s.name = shard.name;
+            EXCEPTION WHEN OTHERS THEN
+                RAISE WARNING 'shard % does not fit the new table %: %', quote_ident(shard.name), made::regclass, SQLERRM
+                    USING HINT = 'Redefine it with foreshard.create_shard(…, or_replace => true), or drop it.';
+            END;
+        END LOOP;
+    END
+    $$;
+COMMENT ON FUNCTION foreshard.take_over(oid) IS 'gives the shards of a table that was dropped to a new one of the same name, if they fit';
+
 CREATE FUNCTION foreshard.follow_ddl() RETURNS event_trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
@@ -54,8 +78,10 @@ CREATE FUNCTION foreshard.follow_ddl() RETURNS event_trigger
         altered oid;
     BEGIN
         FOR altered IN SELECT DISTINCT c.objid FROM pg_event_trigger_ddl_commands() c
-            WHERE c.classid = 'pg_class'::regclass AND EXISTS (SELECT FROM foreshard.shard s WHERE s.source = c.objid)
+            WHERE c.classid = 'pg_class'::regclass AND EXISTS (SELECT FROM foreshard.shard s
+                WHERE s.source = c.objid OR s.source_name = foreshard.qualified_name(c.objid))
         LOOP
+            PERFORM foreshard.take_over(altered);
             PERFORM foreshard.follow_table(altered);
         END LOOP;
     EXCEPTION WHEN OTHERS THEN
@@ -63,7 +89,7 @@ CREATE FUNCTION foreshard.follow_ddl() RETURNS event_trigger
         RAISE WARNING 'a shard definition could not follow: %', SQLERRM;
     END
     $$;
-COMMENT ON FUNCTION foreshard.follow_ddl() IS 'called after ALTER TABLE';
-CREATE EVENT TRIGGER foreshard_follow_ddl ON ddl_command_end WHEN TAG IN ('ALTER TABLE')
+COMMENT ON FUNCTION foreshard.follow_ddl() IS 'called after ALTER TABLE and CREATE TABLE';
+CREATE EVENT TRIGGER foreshard_follow_ddl ON ddl_command_end WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO')
     EXECUTE FUNCTION foreshard.follow_ddl();
-COMMENT ON EVENT TRIGGER foreshard_follow_ddl IS 'keeps shard definitions in step with renamed and retyped columns';
+COMMENT ON EVENT TRIGGER foreshard_follow_ddl IS 'keeps shard definitions in step with their tables';
