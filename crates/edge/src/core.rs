@@ -1,4 +1,3 @@
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use foreshard_protocol::{
@@ -8,13 +7,13 @@ use foreshard_protocol::{
 
 use crate::admission::{Admission, Resources};
 use crate::agenda::Agenda;
-use crate::cache::{Cache, Removed};
+use crate::cache::Cache;
 use crate::config::EdgeConfig;
 use crate::copy::ShardCopy;
 use crate::definitions::Definitions;
-use crate::flights::{Flight, Flights, Suspects, Wanted, touches};
+use crate::flights::{Flights, Suspects, Wanted, touches};
 use crate::now::Now;
-use crate::requests::{Answer, Refusal, RequestId, Requests, ServedFrom};
+use crate::requests::{Answer, Refusal, RequestId, Requests};
 use crate::stats::Stats;
 use crate::stream::Stream;
 
@@ -82,15 +81,12 @@ pub struct EdgeCore {
     pub(crate) actions: Vec<Action>,
     agenda_changes_at: Option<i64>,
     agenda_dirty: bool,
-    prefetch_full: bool,
-    prefetch_paused_until: u64,
+    pub(crate) prefetch_full: bool,
+    pub(crate) prefetch_paused_until: u64,
     pub(crate) epoch: u64,
     /// When the stream was last connected. What was asked before may have been answered before a crash of the origin.
     pub(crate) connected_at: u64,
 }
-
-/// After a failed prefetch none is started for this long.
-const PAUSE_AFTER_ERROR: u64 = 500_000;
 
 impl EdgeCore {
     /// A core with empty caches that knows nothing yet.
@@ -177,7 +173,7 @@ impl EdgeCore {
     }
 
     /// A snapshot of the origin arrived: what it sees, every later one sees too.
-    fn seen(&mut self, snapshot: &Snapshot) {
+    pub(crate) fn seen(&mut self, snapshot: &Snapshot) {
         self.stream.seen(snapshot);
         self.definitions.seen(snapshot);
     }
@@ -223,182 +219,8 @@ impl EdgeCore {
         self.pump(now);
     }
 
-    /// The result of a fetch; an error is one of the whole fetch (origin out of reach, time-out), in words for the log.
-    pub fn fetch_done(&mut self, now: Now, id: FlightId, result: Result<Fetched, String>) {
-        let Some(flight) = self.flights.finish(id) else { return };
-        match result {
-            Err(_) => self.fetch_failed(now, flight),
-            Ok(fetched) => self.land(now, id, flight, fetched),
-        }
-        self.pump(now);
-    }
-
-    fn fetch_failed(&mut self, now: Now, flight: Flight) {
-        self.stats.fetch_errors += 1;
-        if flight.ahead_of_demand {
-            self.admission.on_error();
-            self.prefetch_paused_until = now.mono + PAUSE_AFTER_ERROR;
-            for wanted in &flight.instances {
-                self.agenda.again(&wanted.text);
-            }
-        }
-        for id in flight.waiters.into_iter().chain(flight.private_to) {
-            self.finish(id, Err(Refusal::OriginUnavailable));
-        }
-    }
-
-    fn land(&mut self, now: Now, id: FlightId, flight: Flight, fetched: Fetched) {
-        let waiters: Vec<RequestId> = flight.waiters.iter().copied().chain(flight.private_to).collect();
-        if flight.ahead_of_demand {
-            self.admission.on_done(now.mono.saturating_sub(flight.started_at));
-        }
-        if flight.poisoned || fetched.instances.len() != flight.instances.len() {
-            for waiter in waiters {
-                self.detach(waiter, id);
-                self.look_again(now, waiter);
-            }
-            return;
-        }
-        let snapshot = Arc::new(fetched.header.snapshot);
-        self.seen(&snapshot);
-        let mut rejected = Vec::new();
-        for (wanted, result) in flight.instances.into_iter().zip(fetched.instances) {
-            match result {
-                Ok(instance) if *instance.canonical != *wanted.text => {
-                    // Stream events name the canonical key, so this fetch was not watched under the right name.
-                    self.rename(&waiters, &wanted.text, &instance.canonical);
-                }
-                // A failure may be due to what the snapshot lacks, too: a definition that has just been made.
-                _ if !wanted.suspects.seen_by(&snapshot) => {
-                    self.stats.rejected_by_snapshot += 1;
-                    rejected.push(Wanted { attempts: wanted.attempts + 1, ..wanted });
-                }
-                Err((failure, message)) => {
-                    for waiter in self.waiting_for(&waiters, &wanted.text) {
-                        let instance = wanted.text.to_string();
-                        let message = message.clone();
-                        self.finish(waiter, Err(Refusal::Failed { instance, failure, message }));
-                    }
-                }
-                Ok(instance) => {
-                    let copy = Arc::new(ShardCopy::new(
-                        wanted.text,
-                        instance.columns,
-                        instance.rows,
-                        snapshot.clone(),
-                        fetched.header.wal_lsn,
-                        id,
-                        now.mono,
-                    ));
-                    self.pin(&waiters, &copy);
-                    self.store(&wanted.id.shard, copy, flight.ahead_of_demand);
-                }
-            }
-        }
-        if !rejected.is_empty() {
-            // A private fetch has to be one snapshot: its request starts it again as a whole.
-            match flight.private_to {
-                None => self.retry(now, rejected, flight.ahead_of_demand, &waiters),
-                Some(waiter) => self.unpin_all(waiter),
-            }
-        }
-        for waiter in waiters {
-            self.detach(waiter, id);
-            self.look_again(now, waiter);
-        }
-    }
-
-    /// Asks again for instances whose snapshot lacked a delivered transaction. That ends within milliseconds, unless
-    /// the origin waits for a synchronous standby: hence the growing delay.
-    fn retry(&mut self, now: Now, instances: Vec<Wanted>, ahead_of_demand: bool, waiters: &[RequestId]) {
-        let attempts = instances.iter().map(|wanted| wanted.attempts).max().unwrap_or_default();
-        let delay = (1_000 << attempts.min(6)).min(50_000);
-        let texts: HashSet<&str> = instances.iter().map(|wanted| &*wanted.text).collect();
-        let waiters = waiters.iter().copied().filter(|id| {
-            let pending = self.requests.pending.get(id);
-            pending.is_some_and(|pending| pending.texts.iter().any(|text| texts.contains(&**text)))
-        });
-        let waiters: Vec<RequestId> = waiters.collect();
-        // Without this, a commit that hangs would keep one fetch per instance going long after its requests are gone.
-        if ahead_of_demand || !waiters.is_empty() {
-            self.launch(now, instances, ahead_of_demand, None, waiters, delay);
-        }
-    }
-
-    pub(crate) fn launch(
-        &mut self,
-        now: Now,
-        mut instances: Vec<Wanted>,
-        ahead_of_demand: bool,
-        private_to: Option<RequestId>,
-        waiters: Vec<RequestId>,
-        delay: u64,
-    ) -> FlightId {
-        for wanted in &mut instances {
-            wanted.suspects = self.stream.suspects(&wanted.id.shard, |change| touches(change, &wanted.id));
-        }
-        match ahead_of_demand {
-            true => self.stats.prefetch_fetches += 1,
-            false => self.stats.demand_fetches += 1,
-        }
-        let texts = instances.iter().map(|wanted| wanted.text.clone()).collect();
-        let started_at = now.mono + delay;
-        let flight = Flight { instances, ahead_of_demand, private_to, started_at, poisoned: false, waiters };
-        let id = self.flights.start(flight);
-        self.actions.push(Action::Fetch(FlightOrder { id, instances: texts, ahead_of_demand, delay }));
-        id
-    }
-
-    fn store(&mut self, shard: &str, copy: Arc<ShardCopy>, ahead_of_demand: bool) {
-        let bytes = copy.bytes() as u64;
-        let instance = copy.instance.clone();
-        // Of two copies the one that is further ahead stays, so that a reader never sees a row go back.
-        let newest =
-            |cache: &Cache| cache.peek(&instance).is_none_or(|held| held.settled_at <= copy.settled_at);
-        if ahead_of_demand {
-            self.stats.prefetch_bytes += bytes;
-            self.stats.prefetch_copies += 1;
-            if newest(&self.prefetch) && newest(&self.reactive) {
-                let agenda = &self.agenda;
-                let removed = self.prefetch.insert(shard, copy, |other| !agenda.wants(other));
-                self.note_prefetch_evicted(removed, &instance);
-                if self.prefetch.peek(&instance).is_none() {
-                    self.prefetch_full = true;
-                    self.stats.prefetch_unused_bytes += bytes;
-                }
-            } else {
-                self.stats.prefetch_unused_bytes += bytes;
-            }
-        } else {
-            self.stats.demand_bytes += bytes;
-            if newest(&self.prefetch) && newest(&self.reactive) {
-                if let Some(removed) = self.prefetch.remove(&instance) {
-                    self.note_prefetch_removed(&removed);
-                }
-                let removed = self.reactive.insert(shard, copy, |_| true);
-                self.stats.evicted +=
-                    removed.iter().filter(|removed| removed.instance != instance).count() as u64;
-            }
-        }
-    }
-
-    fn note_prefetch_evicted(&mut self, removed: Vec<Removed>, inserted: &str) {
-        for removed in removed {
-            if *removed.instance != *inserted {
-                self.stats.evicted += 1;
-            }
-            self.note_prefetch_removed(&removed);
-        }
-    }
-
-    pub(crate) fn note_prefetch_removed(&mut self, removed: &Removed) {
-        if !removed.used {
-            self.stats.prefetch_unused_bytes += removed.bytes as u64;
-        }
-    }
-
     /// Drops every copy that the change touches and that does not already contain it.
-    fn invalidate(&mut self, xid: u64, shard: &str, change: &KeyChange) {
+    pub(crate) fn invalidate(&mut self, xid: u64, shard: &str, change: &KeyChange) {
         let touched = |cache: &Cache| -> Vec<Arc<str>> {
             let lacks =
                 |instance: &Arc<str>| cache.peek(instance).is_some_and(|copy| !copy.snapshot.sees(xid));
@@ -453,7 +275,7 @@ impl EdgeCore {
         self.invalidate(xid, shard, &change);
     }
 
-    fn schedule(&mut self, now: Now, schedule: Schedule) {
+    pub(crate) fn schedule(&mut self, now: Now, schedule: Schedule) {
         if self.agenda.add(schedule, now.trace) {
             self.stats.schedules += 1;
             self.agenda_dirty = true;
@@ -461,7 +283,7 @@ impl EdgeCore {
     }
 
     /// Starts as many prefetches as admission allows.
-    fn pump(&mut self, now: Now) {
+    pub(crate) fn pump(&mut self, now: Now) {
         if self.config.prefetch_bytes == 0 || !self.definitions.ready() {
             return;
         }
@@ -496,77 +318,5 @@ impl EdgeCore {
             }
             self.launch(now, batch, true, None, Vec::new(), 0);
         }
-    }
-
-    /// Whether copies may be served: the stream is proved to be at most `max_staleness` behind.
-    pub fn is_fresh(&self, now: Now) -> bool {
-        self.stream.fresh_as_of().is_some_and(|at| now.mono.saturating_sub(at) <= self.config.max_staleness)
-    }
-
-    /// Whether requests can be answered from copies: definitions loaded, stream followed and fresh.
-    pub fn is_ready(&self, now: Now) -> bool {
-        self.definitions.ready() && self.is_fresh(now)
-    }
-
-    /// The position every answer given now would carry.
-    pub fn applied(&self) -> Lsn {
-        self.stream.position()
-    }
-
-    /// The position up to which the origin may forget; see `Stream::acknowledged`.
-    pub fn acknowledged(&self) -> Lsn {
-        if self.definitions.ready() { self.stream.acknowledged() } else { Lsn::ZERO }
-    }
-
-    /// Counters.
-    pub fn stats(&self) -> &Stats {
-        &self.stats
-    }
-
-    /// Definitions.
-    pub fn definitions(&self) -> &Definitions {
-        &self.definitions
-    }
-
-    /// The schedule in force.
-    pub fn schedule_in_force(&self, now: Now) -> Option<&Schedule> {
-        self.agenda.in_force(now.trace)
-    }
-
-    /// Gauges by metric name: sizes, queue lengths, limits.
-    pub fn gauges(&self, now: Now) -> Vec<(&'static str, f64)> {
-        let (ahead, demand) = self.flights.counts();
-        let behind =
-            self.stream.fresh_as_of().map_or(f64::NAN, |at| now.mono.saturating_sub(at) as f64 / 1e6);
-        vec![
-            ("prefetch_cache_bytes", self.prefetch.bytes() as f64),
-            ("prefetch_cache_copies", self.prefetch.len() as f64),
-            ("prefetch_cache_unused_bytes", self.prefetch.unused_bytes() as f64),
-            ("reactive_cache_bytes", self.reactive.bytes() as f64),
-            ("reactive_cache_copies", self.reactive.len() as f64),
-            ("fetches_under_way_prefetch", ahead as f64),
-            ("fetches_under_way_demand", demand as f64),
-            ("prefetch_fetch_limit", self.admission.limit() as f64),
-            ("prefetch_queue", self.agenda.waiting() as f64),
-            ("requests_waiting", self.requests.pending.len() as f64),
-            ("unseen_transactions", self.stream.unseen_len() as f64),
-            ("applied_lsn", self.stream.position().0 as f64),
-            ("staleness_bound_seconds", behind),
-        ]
-    }
-
-    /// Instances of a shard held here: id, cache, bytes, microseconds since it was fetched.
-    pub fn held(&self, now: Now, shard: &str, most: usize) -> Vec<(Arc<str>, ServedFrom, usize, u64)> {
-        let of = |cache: &'_ Cache, from: ServedFrom| -> Vec<_> {
-            let found = cache.instances_of(shard).into_iter().filter_map(|instance| {
-                let copy = cache.peek(&instance)?;
-                Some((instance, from, copy.bytes(), now.mono.saturating_sub(copy.fetched_at)))
-            });
-            found.take(most).collect()
-        };
-        let mut held = of(&self.prefetch, ServedFrom::Prefetch);
-        held.extend(of(&self.reactive, ServedFrom::Reactive));
-        held.truncate(most);
-        held
     }
 }

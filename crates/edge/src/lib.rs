@@ -14,6 +14,7 @@ mod copy;
 mod core;
 mod definitions;
 mod flights;
+mod landing;
 mod lookup;
 mod now;
 mod requests;
@@ -21,6 +22,7 @@ mod restart;
 pub mod rows;
 mod stats;
 mod stream;
+mod views;
 
 pub use admission::Resources;
 pub use config::EdgeConfig;

@@ -1,0 +1,190 @@
+//! Fetches: started, landed, refused, stored.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::cache::{Cache, Removed};
+use crate::copy::ShardCopy;
+use crate::core::{Action, EdgeCore, Fetched, FlightId, FlightOrder};
+use crate::flights::{Flight, Wanted, touches};
+use crate::now::Now;
+use crate::requests::{Refusal, RequestId};
+
+/// After a failed prefetch none is started for this long.
+const PAUSE_AFTER_ERROR: u64 = 500_000;
+
+impl EdgeCore {
+    /// The result of a fetch; an error is one of the whole fetch (origin out of reach, time-out), in words for the log.
+    pub fn fetch_done(&mut self, now: Now, id: FlightId, result: Result<Fetched, String>) {
+        let Some(flight) = self.flights.finish(id) else { return };
+        match result {
+            Err(_) => self.fetch_failed(now, flight),
+            Ok(fetched) => self.land(now, id, flight, fetched),
+        }
+        self.pump(now);
+    }
+
+    fn fetch_failed(&mut self, now: Now, flight: Flight) {
+        self.stats.fetch_errors += 1;
+        if flight.ahead_of_demand {
+            self.admission.on_error();
+            self.prefetch_paused_until = now.mono + PAUSE_AFTER_ERROR;
+            for wanted in &flight.instances {
+                self.agenda.again(&wanted.text);
+            }
+        }
+        for id in flight.waiters.into_iter().chain(flight.private_to) {
+            self.finish(id, Err(Refusal::OriginUnavailable));
+        }
+    }
+
+    fn land(&mut self, now: Now, id: FlightId, flight: Flight, fetched: Fetched) {
+        let waiters: Vec<RequestId> = flight.waiters.iter().copied().chain(flight.private_to).collect();
+        if flight.ahead_of_demand {
+            self.admission.on_done(now.mono.saturating_sub(flight.started_at));
+        }
+        if flight.poisoned || fetched.instances.len() != flight.instances.len() {
+            for waiter in waiters {
+                self.detach(waiter, id);
+                self.look_again(now, waiter);
+            }
+            return;
+        }
+        let snapshot = Arc::new(fetched.header.snapshot);
+        self.seen(&snapshot);
+        let mut rejected = Vec::new();
+        for (wanted, result) in flight.instances.into_iter().zip(fetched.instances) {
+            match result {
+                Ok(instance) if *instance.canonical != *wanted.text => {
+                    // Stream events name the canonical key, so this fetch was not watched under the right name.
+                    self.rename(&waiters, &wanted.text, &instance.canonical);
+                }
+                // A failure may be due to what the snapshot lacks, too: a definition that has just been made.
+                _ if !wanted.suspects.seen_by(&snapshot) => {
+                    self.stats.rejected_by_snapshot += 1;
+                    rejected.push(Wanted { attempts: wanted.attempts + 1, ..wanted });
+                }
+                Err((failure, message)) => {
+                    for waiter in self.waiting_for(&waiters, &wanted.text) {
+                        let instance = wanted.text.to_string();
+                        let message = message.clone();
+                        self.finish(waiter, Err(Refusal::Failed { instance, failure, message }));
+                    }
+                }
+                Ok(instance) => {
+                    let copy = Arc::new(ShardCopy::new(
+                        wanted.text,
+                        instance.columns,
+                        instance.rows,
+                        snapshot.clone(),
+                        fetched.header.wal_lsn,
+                        id,
+                        now.mono,
+                    ));
+                    self.pin(&waiters, &copy);
+                    self.store(&wanted.id.shard, copy, flight.ahead_of_demand);
+                }
+            }
+        }
+        if !rejected.is_empty() {
+            // A private fetch has to be one snapshot: its request starts it again as a whole.
+            match flight.private_to {
+                None => self.retry(now, rejected, flight.ahead_of_demand, &waiters),
+                Some(waiter) => self.unpin_all(waiter),
+            }
+        }
+        for waiter in waiters {
+            self.detach(waiter, id);
+            self.look_again(now, waiter);
+        }
+    }
+
+    /// Asks again for instances whose snapshot lacked a delivered transaction. That ends within milliseconds, unless
+    /// the origin waits for a synchronous standby: hence the growing delay.
+    fn retry(&mut self, now: Now, instances: Vec<Wanted>, ahead_of_demand: bool, waiters: &[RequestId]) {
+        let attempts = instances.iter().map(|wanted| wanted.attempts).max().unwrap_or_default();
+        let delay = (1_000 << attempts.min(6)).min(50_000);
+        let texts: HashSet<&str> = instances.iter().map(|wanted| &*wanted.text).collect();
+        let waiters = waiters.iter().copied().filter(|id| {
+            let pending = self.requests.pending.get(id);
+            pending.is_some_and(|pending| pending.texts.iter().any(|text| texts.contains(&**text)))
+        });
+        let waiters: Vec<RequestId> = waiters.collect();
+        // Without this, a commit that hangs would keep one fetch per instance going long after its requests are gone.
+        if ahead_of_demand || !waiters.is_empty() {
+            self.launch(now, instances, ahead_of_demand, None, waiters, delay);
+        }
+    }
+
+    pub(crate) fn launch(
+        &mut self,
+        now: Now,
+        mut instances: Vec<Wanted>,
+        ahead_of_demand: bool,
+        private_to: Option<RequestId>,
+        waiters: Vec<RequestId>,
+        delay: u64,
+    ) -> FlightId {
+        for wanted in &mut instances {
+            wanted.suspects = self.stream.suspects(&wanted.id.shard, |change| touches(change, &wanted.id));
+        }
+        match ahead_of_demand {
+            true => self.stats.prefetch_fetches += 1,
+            false => self.stats.demand_fetches += 1,
+        }
+        let texts = instances.iter().map(|wanted| wanted.text.clone()).collect();
+        let started_at = now.mono + delay;
+        let flight = Flight { instances, ahead_of_demand, private_to, started_at, poisoned: false, waiters };
+        let id = self.flights.start(flight);
+        self.actions.push(Action::Fetch(FlightOrder { id, instances: texts, ahead_of_demand, delay }));
+        id
+    }
+
+    fn store(&mut self, shard: &str, copy: Arc<ShardCopy>, ahead_of_demand: bool) {
+        let bytes = copy.bytes() as u64;
+        let instance = copy.instance.clone();
+        // Of two copies the one that is further ahead stays, so that a reader never sees a row go back.
+        let newest =
+            |cache: &Cache| cache.peek(&instance).is_none_or(|held| held.settled_at <= copy.settled_at);
+        if ahead_of_demand {
+            self.stats.prefetch_bytes += bytes;
+            self.stats.prefetch_copies += 1;
+            if newest(&self.prefetch) && newest(&self.reactive) {
+                let agenda = &self.agenda;
+                let removed = self.prefetch.insert(shard, copy, |other| !agenda.wants(other));
+                self.note_prefetch_evicted(removed, &instance);
+                if self.prefetch.peek(&instance).is_none() {
+                    self.prefetch_full = true;
+                    self.stats.prefetch_unused_bytes += bytes;
+                }
+            } else {
+                self.stats.prefetch_unused_bytes += bytes;
+            }
+        } else {
+            self.stats.demand_bytes += bytes;
+            if newest(&self.prefetch) && newest(&self.reactive) {
+                if let Some(removed) = self.prefetch.remove(&instance) {
+                    self.note_prefetch_removed(&removed);
+                }
+                let removed = self.reactive.insert(shard, copy, |_| true);
+                self.stats.evicted +=
+                    removed.iter().filter(|removed| removed.instance != instance).count() as u64;
+            }
+        }
+    }
+
+    fn note_prefetch_evicted(&mut self, removed: Vec<Removed>, inserted: &str) {
+        for removed in removed {
+            if *removed.instance != *inserted {
+                self.stats.evicted += 1;
+            }
+            self.note_prefetch_removed(&removed);
+        }
+    }
+
+    pub(crate) fn note_prefetch_removed(&mut self, removed: &Removed) {
+        if !removed.used {
+            self.stats.prefetch_unused_bytes += removed.bytes as u64;
+        }
+    }
+}
