@@ -273,7 +273,7 @@ impl Session {
         }
         for table in invalidated.relations {
             let ours = known.tables.is_some_and(|tables| tables.defines(table));
-            if (ours || known.sources.concerns(table)) && !self.altered.tables.contains(&table) {
+            if (ours || known.sources.depends_on(table)) && !self.altered.tables.contains(&table) {
                 self.altered.tables.push(table);
             }
             known.sources.forget(table);

@@ -8,13 +8,22 @@ use crate::pg::Oid;
 use crate::pg::evaluator::{Evaluator, Wanted};
 use crate::pg::expression::WantedPredicate;
 use crate::pg::relation::{Shape, with_partitions};
+use crate::pg::typeshape::TypeShape;
 
 /// A table that shards are defined on.
 struct Source {
-    /// Itself first, then every partition below it. Empty if it is gone.
-    members: Vec<Shape>,
+    form: Form,
     /// Its shards.
     shards: Vec<Rc<Shard>>,
+}
+
+/// What a source looks like: if it differs, copies of its rows are worthless.
+#[derive(Default, PartialEq, Eq)]
+struct Form {
+    /// Itself first, then every partition below it. Empty if it is gone.
+    members: Vec<Shape>,
+    /// Of its columns; partitions have the same.
+    types: TypeShape,
 }
 
 /// A shard evaluated on one table.
@@ -38,6 +47,8 @@ pub(crate) struct Sources {
     sources: HashMap<Oid, Source>,
     /// The sources that a table's rows belong to.
     memberships: HashMap<Oid, Vec<Oid>>,
+    /// The sources that have a composite type among their columns, by the relation that stands for the type.
+    types: HashMap<Oid, Vec<Oid>>,
     /// Made when a table's first row comes by; `None` where nothing can be prepared.
     prepared: HashMap<Oid, Option<Prepared>>,
 }
@@ -51,7 +62,7 @@ impl Sources {
             let entry = all
                 .sources
                 .entry(source)
-                .or_insert_with(|| Source { members: members(source), shards: Vec::new() });
+                .or_insert_with(|| Source { form: Form::of(source), shards: Vec::new() });
             entry.shards.push(Rc::new(shard.clone()));
         }
         all.index();
@@ -60,11 +71,15 @@ impl Sources {
 
     fn index(&mut self) {
         self.memberships.clear();
+        self.types.clear();
         for (oid, source) in &self.sources {
-            for member in &source.members {
+            for member in &source.form.members {
                 self.memberships.entry(member.oid).or_default().push(*oid);
             }
-            if source.members.is_empty() {
+            for relation in &source.form.types.relations {
+                self.types.entry(*relation).or_default().push(*oid);
+            }
+            if source.form.members.is_empty() {
                 // A name for what is gone, so that its disappearance is noticed once only.
                 self.memberships.entry(*oid).or_default().push(*oid);
             }
@@ -74,6 +89,11 @@ impl Sources {
     /// Whether rows of `table` concern any shard.
     pub(crate) fn concerns(&self, table: Oid) -> bool {
         self.memberships.contains_key(&table)
+    }
+
+    /// Whether an alteration of `relation` may concern any shard.
+    pub(crate) fn depends_on(&self, relation: Oid) -> bool {
+        self.concerns(relation) || self.types.contains_key(&relation)
     }
 
     /// Names of the shards whose rows may be in `table`.
@@ -129,7 +149,7 @@ impl Sources {
     pub(crate) fn forget(&mut self, table: Oid) {
         self.prepared.remove(&table);
         if let Some(source) = self.sources.get(&table) {
-            for member in &source.members {
+            for member in &source.form.members {
                 self.prepared.remove(&member.oid);
             }
         }
@@ -146,7 +166,9 @@ impl Sources {
         let mut suspects: Vec<Oid> = match tables {
             None => self.sources.keys().copied().collect(),
             Some(tables) => {
-                tables.iter().filter_map(|table| self.memberships.get(table)).flatten().copied().collect()
+                let sources =
+                    |table| self.memberships.get(table).into_iter().chain(self.types.get(table)).flatten();
+                tables.iter().flat_map(sources).copied().collect()
             }
         };
         suspects.sort_unstable_by_key(|oid| u32::from(*oid));
@@ -154,9 +176,9 @@ impl Sources {
         let mut shards = Vec::new();
         for oid in suspects {
             let Some(source) = self.sources.get_mut(&oid) else { continue };
-            let now = members(oid);
-            if now != source.members {
-                source.members = now;
+            let now = Form::of(oid);
+            if now != source.form {
+                source.form = now;
                 shards.extend(source.shards.iter().map(|shard| shard.name.clone()));
             }
         }
@@ -171,20 +193,25 @@ impl Sources {
     pub(crate) fn inherit_shapes(&mut self, before: &mut Sources) {
         for (oid, source) in &mut self.sources {
             if let Some(known) = before.sources.get_mut(oid) {
-                source.members = std::mem::take(&mut known.members);
+                source.form = std::mem::take(&mut known.form);
             }
         }
         self.index();
     }
 }
 
-/// A table and its partitions as they are under the snapshot in force.
-fn members(source: Oid) -> Vec<Shape> {
-    let Some(root) = Shape::of(source) else { return Vec::new() };
-    if !root.is_partitioned() {
-        return vec![root];
+impl Form {
+    /// As it is under the snapshot in force.
+    fn of(source: Oid) -> Self {
+        let Some(root) = Shape::of(source) else { return Form::default() };
+        let types = TypeShape::of(&root);
+        let members = if root.is_partitioned() {
+            with_partitions(source).into_iter().filter_map(Shape::of).collect()
+        } else {
+            vec![root]
+        };
+        Form { members, types }
     }
-    with_partitions(source).into_iter().filter_map(Shape::of).collect()
 }
 
 /// Number in `physical` of each column of `named`, by name; 0 where there is none.

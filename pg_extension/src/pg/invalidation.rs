@@ -29,8 +29,16 @@ thread_local! {
 pub(crate) fn listen() {
     REGISTERED.with_borrow_mut(|registered| {
         if !*registered {
-            // SAFETY: the function stays where it is for the life of the process: libraries are never unloaded.
-            unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(note), pg_sys::Datum::from(0usize)) };
+            // SAFETY: the functions stay where they are for the life of the process: libraries are never unloaded.
+            unsafe {
+                let nothing = pg_sys::Datum::from(0usize);
+                pg_sys::CacheRegisterRelcacheCallback(Some(note), nothing);
+                pg_sys::CacheRegisterSyscacheCallback(
+                    pg_sys::SysCacheIdentifier::ENUMOID as std::ffi::c_int,
+                    Some(note_enum),
+                    nothing,
+                );
+            }
             *registered = true;
         }
     });
@@ -54,4 +62,10 @@ unsafe extern "C-unwind" fn note(_argument: pg_sys::Datum, relation: Oid) {
             pending.relations.push(relation);
         }
     });
+}
+
+/// A label of some enum was added or renamed: rows that hold it have another text now. Rare enough to look at everything.
+#[pg_guard]
+unsafe extern "C-unwind" fn note_enum(_argument: pg_sys::Datum, _cache: std::ffi::c_int, _hash: u32) {
+    PENDING.with_borrow_mut(|pending| pending.all = true);
 }

@@ -24,6 +24,7 @@ pub(crate) mod server;
 pub(crate) mod settled;
 mod subtransaction;
 pub(crate) mod trampoline;
+pub(crate) mod typeshape;
 pub(crate) mod value;
 
 /// A relation, type or role by its number in PostgreSQL's catalogs.

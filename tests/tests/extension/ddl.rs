@@ -219,6 +219,26 @@ async fn what_is_no_longer_logged_is_no_longer_given_out() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn altered_types_invalidate_the_shards_that_show_them() -> Result<()> {
+    let origin = Origin::followed(
+        "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TYPE pair AS (a int, m mood); CREATE DOMAIN several AS pair[];
+         CREATE TABLE moods (id int PRIMARY KEY, m mood); CREATE TABLE pairs (id int PRIMARY KEY, p several);
+         CREATE TABLE plain (id int PRIMARY KEY, t text);
+         INSERT INTO moods VALUES (1, 'ok'); INSERT INTO pairs VALUES (1, array[row(1, 'ok')::pair]);
+         SELECT foreshard.create_shard(n, n::regclass) FROM unnest('{moods,pairs,plain}'::text[]) n",
+    )
+    .await?;
+    let both = ["moods Whole(Ddl)", "pairs Whole(Ddl)"];
+    assert_eq!(origin.after("ALTER TYPE mood RENAME VALUE 'ok' TO 'fine'").await?, both);
+    assert_eq!(origin.rows("pairs").await?, [r#"1|[{"a":1,"m":"fine"}]"#]);
+    assert_eq!(origin.after("ALTER TYPE pair ADD ATTRIBUTE x text").await?, ["pairs Whole(Ddl)"]);
+    assert_eq!(origin.after("ALTER TYPE pair RENAME ATTRIBUTE x TO y").await?, ["pairs Whole(Ddl)"]);
+    assert_eq!(origin.after("CREATE TYPE other AS ENUM ('a'); CREATE TYPE third AS (a int)").await?, [""; 0]);
+    assert_eq!(origin.after("UPDATE moods SET m = 'sad'").await?, ["moods Whole(Rows)"]);
+    Ok(())
+}
+
 /// Rows written before a column was added have no value for it; PostgreSQL reads the default.
 #[tokio::test]
 async fn a_column_added_with_a_default_is_read_in_old_rows() -> Result<()> {
