@@ -11,7 +11,7 @@ pub(crate) struct Calibration {
 }
 
 /// Evidence limit of a cell: how fast the map follows a change.
-const LIMIT: f32 = 1500.0;
+const LIMIT: f32 = 900.0;
 /// Evidence that the identity counts for at the start.
 const PRIOR: f32 = 30.0;
 

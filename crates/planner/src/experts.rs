@@ -67,7 +67,7 @@ pub(crate) const HAZARD_INPUT: usize = 0;
 
 /// Sizes of the mixer's context sets, in the order of [`Evidence::contexts`].
 pub(crate) const CONTEXT_SIZES: [usize; crate::mixer::SETS] =
-    [1, 12 * 7, 12 * 6, RATE_BINS * 7, 24, 6 * 4, 7 * 6];
+    [1, 12 * 7, 12 * 6, RATE_BINS * 7, 24, 6 * 4, 7 * 6, 14 * 3 * 6, 12 * 5 * 6, 8 * 8 * 6];
 
 /// The weights that mixing starts with: the hazard and the pooled tables, as one would guess.
 pub(crate) fn starting_weights() -> Inputs {
@@ -260,6 +260,9 @@ pub(crate) fn gather(
     let agree = h.gaps.long.agreement() as usize;
     let rhythm_agree = h.gaps.onset.agreement() as usize;
     let tod = (local.rem_euclid(1440) / 15) as usize;
+    let hazard_level = eighth(x[0], 12);
+    let own_level = eighth(own[0], 8);
+    let own_score = if h.rhythm[0].lag == 0 { 7 } else { ((h.rhythm[0].score * 7.0) as usize).min(6) };
     let cells = [
         t0,
         (ratio * 12 + bin(last_gap, &[12, 16, 22, 31, 45, 65, 95, 150, 300, 700, 1500])) * 3 + likeness,
@@ -306,6 +309,9 @@ pub(crate) fn gather(
         (local.rem_euclid(1440) / 60) as usize,
         (hazard.at_risk as usize).min(15).div_ceil(3) * 4 + (hazard.like_at_risk as usize).min(3),
         bin(i64::from(days_known), &[1, 2, 4, 8, 15, 29]) * 6 + season.weekday_hits,
+        (ratio * 3 + likeness) * 6 + coarse,
+        (hazard_level * 5 + evidence_bin) * 6 + coarse,
+        (own_level * 8 + own_score) * 6 + coarse,
     ]
     .map(|c| c as u16);
     Evidence { inputs: x, contexts, cells: cells.map(|c| c as u32), idle_context: calibration as u8 }

@@ -9,7 +9,7 @@ use crate::numeric::{MAX_LOGIT, sigmoid};
 /// Number of inputs of the first layer, padded so that loops over them vectorise.
 pub(crate) const INPUTS: usize = 72;
 /// Number of weight sets used per prediction.
-pub(crate) const SETS: usize = 7;
+pub(crate) const SETS: usize = 10;
 
 /// Inputs of the first layer: logits, 0 where an expert has nothing to say.
 pub(crate) type Inputs = [f32; INPUTS];
@@ -72,8 +72,8 @@ pub(crate) struct Mixer {
     second: Vec<Weights<SETS>>,
 }
 
-const RATE_FIRST: f32 = 0.025;
-const RATE_SECOND: f32 = 0.005;
+const RATE_FIRST: f32 = 0.035;
+const RATE_SECOND: f32 = 0.002;
 const MEMORY: f32 = 0.9999;
 
 impl Mixer {
@@ -95,17 +95,26 @@ impl Mixer {
         Mixed { hidden, logit: self.second[last].dot(&hidden) }
     }
 
-    /// One gradient step of every layer on its own log-loss.
+    /// One gradient step of every layer on its own log-loss. `then` is what was predicted from these inputs when their
+    /// outcome was open: the first layer has learned since from windows that overlap this one, so that what it would say
+    /// today flatters it, and the second layer must not be taught to trust that.
     #[inline]
-    pub(crate) fn learn(&mut self, x: &Inputs, contexts: &Contexts, last: usize, positive: bool) -> Mixed {
+    pub(crate) fn learn(
+        &mut self,
+        x: &Inputs,
+        contexts: &Contexts,
+        last: usize,
+        then: &Mixed,
+        positive: bool,
+    ) {
         let y = f32::from(u8::from(positive));
-        let mixed = self.predict(x, contexts, last);
-        for ((sets, &context), hidden) in self.first.iter_mut().zip(contexts).zip(mixed.hidden) {
+        let now = self.predict(x, contexts, last);
+        for ((sets, &context), hidden) in self.first.iter_mut().zip(contexts).zip(now.hidden) {
             let error = y - sigmoid(hidden);
             sets[context as usize].step(x, error, RATE_FIRST, MEMORY);
         }
-        self.second[last].step(&mixed.hidden, y - sigmoid(mixed.logit), RATE_SECOND, MEMORY);
-        mixed
+        let logit = self.second[last].dot(&then.hidden);
+        self.second[last].step(&then.hidden, y - sigmoid(logit), RATE_SECOND, MEMORY);
     }
 }
 
@@ -131,7 +140,8 @@ mod tests {
             let mut x = [0.0; INPUTS];
             x[0] = if noise { 2.0 } else { -2.0 };
             x[1] = if truth { 2.0 } else { -2.0 };
-            m.learn(&x, &contexts, 0, truth);
+            let then = m.predict(&x, &contexts, 0);
+            m.learn(&x, &contexts, 0, &then, truth);
         }
         let mut x = [0.0; INPUTS];
         (x[0], x[1]) = (-2.0, 2.0);
@@ -145,7 +155,8 @@ mod tests {
         let mut m = mixer();
         let x = [9.0; INPUTS];
         for i in 0..10_000 {
-            m.learn(&x, &[0; SETS], 0, i % 2 == 0);
+            let then = m.predict(&x, &[0; SETS], 0);
+            m.learn(&x, &[0; SETS], 0, &then, i % 2 == 0);
         }
         let out = m.predict(&x, &[0; SETS], 0).logit;
         assert!(out.is_finite() && out.abs() <= MAX_LOGIT);

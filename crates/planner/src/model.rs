@@ -9,7 +9,7 @@ use crate::experts::{
 };
 use crate::guard::Guard;
 use crate::heat::Heat;
-use crate::mixer::{Contexts, INPUTS, Inputs, Mixer};
+use crate::mixer::{Contexts, INPUTS, Inputs, Mixed, Mixer};
 use crate::numeric::sigmoid;
 
 /// Logits are remembered in 1/`SCALE` steps until their outcome is known: half the memory, and no visible loss.
@@ -23,6 +23,7 @@ struct Waiting {
     generation: u32,
     inputs: [i16; INPUTS],
     contexts: Contexts,
+    mixed: Mixed,
     cells: [u32; TABLES],
     idle_context: u8,
 }
@@ -80,6 +81,7 @@ impl Model {
             generation,
             inputs: e.inputs.map(|x| (x * SCALE) as i16),
             contexts: e.contexts,
+            mixed: self.mixer.predict(&e.inputs, &e.contexts, e.idle_context as usize),
             cells: e.cells,
             idle_context: e.idle_context,
         });
@@ -97,10 +99,10 @@ impl Model {
                 continue;
             };
             let x: Inputs = w.inputs.map(|i| f32::from(i) / SCALE);
-            let mixed = self.mixer.learn(&x, &w.contexts, w.idle_context as usize, y);
-            let emitted = self.calibration.predict(mixed.logit, w.idle_context as usize);
+            self.mixer.learn(&x, &w.contexts, w.idle_context as usize, &w.mixed, y);
+            let emitted = self.calibration.predict(w.mixed.logit, w.idle_context as usize);
             self.guard.learn(emitted, sigmoid(x[HAZARD_INPUT]), y);
-            self.calibration.learn(mixed.logit, w.idle_context as usize, y);
+            self.calibration.learn(w.mixed.logit, w.idle_context as usize, y);
             self.heat.add(edge, y, sigmoid(x[SEASONAL_INPUT]));
             self.tables.learn(&w.cells, y);
             self.base_n = (self.base_n + 1.0).min(20_000.0);

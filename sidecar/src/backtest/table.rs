@@ -30,7 +30,8 @@ pub(super) struct Report {
     horizons: Vec<Row>,
     /// Seconds for the whole replay.
     seconds: f64,
-    /// Engine time for one function at one edge and one decision over all horizons, microseconds.
+    /// Engine time to learn and predict all horizons of one function at one edge at one tick, microseconds; 0 when
+    /// every tick was scored.
     microseconds_per_decision: f64,
 }
 
@@ -58,7 +59,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} functions at edges, scored from minute {} to {} every {} min; {:.1} s, {:.2} µs per function and decision",
+            "{} functions at edges, scored from minute {} to {} every {} min; {:.1} s, {:.2} µs per function and tick",
             self.functions,
             self.score_from,
             self.score_until,

@@ -76,5 +76,6 @@ fn a_new_edge_learns_from_the_others() {
     engine.tick(START + 9 * DAY + 11 * 60 + 50, 1, Some(&mut sink));
     let [(idle, p)] = at_new_edge[..] else { panic!("one prediction, not {at_new_edge:?}") };
     assert_eq!(idle, None);
-    assert!(p > 0.2, "{p}");
+    // Once a day is one in a hundred such windows.
+    assert!(p > 0.08, "{p}");
 }
