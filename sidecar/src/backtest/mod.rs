@@ -19,7 +19,7 @@ use trace::Trace;
 /// Replay a trace of invocations through the models and score the predictions.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct BacktestArgs {
-    /// CSV file (plain, or gzip if it ends in .gz) with the columns minute,function_id[,edge],count.
+    /// CSV file (plain, or gzip if it ends in .gz) with the columns `minute,function_id[,edge],count`.
     #[arg(long, value_name = "FILE")]
     pub(crate) trace: PathBuf,
     /// First minute that is scored [default: after two thirds of the trace].

@@ -19,7 +19,7 @@ pub(crate) struct PlanArgs {
     /// Read everything, publish once, and exit.
     #[arg(long)]
     pub(crate) once: bool,
-    /// TOML file with the settings below (dashes as underscores) and a table [timezones].
+    /// TOML file with the settings below (dashes as underscores) and a table `[timezones]`.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Which time it is: wall, or replay:T0@W0*RATE.
