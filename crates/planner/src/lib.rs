@@ -12,10 +12,11 @@
 //! | `transitions`, `heat` | which function follows which; how busy an edge is against what is usual |
 //! | `experts`, `tables` | what each side of a history says |
 //! | `model`, `mixer`, `calibration`, `guard` | one probability out of all experts, made honest, watched for drift |
-//! | `keys` | which shard instances a function reads |
+//! | `keys`, `associations` | which shard instances a function reads; which key follows which |
 //! | `window` | windows that are none of the horizons |
 //! | `schedule` | from probabilities to what is published |
 //! | `score` | average precision, recall, Brier score, calibration error |
+mod associations;
 mod calibration;
 mod config;
 mod engine;
@@ -38,6 +39,7 @@ mod tables;
 mod transitions;
 mod window;
 
+pub use associations::{Associations, Expected};
 pub use config::{ConfigError, EngineConfig, Horizon};
 pub use engine::{Counters, Engine, Invocation, Observed, Prediction, Sink};
 pub use schedule::{EdgeSchedule, ScheduleEntry, ScheduleError, WindowRequest};

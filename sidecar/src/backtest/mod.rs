@@ -1,12 +1,13 @@
 //! `foreshard backtest`: replays a trace through the models in order of time, never looking ahead, and scores what they
 //! predicted.
 
+mod keys;
 mod predictions;
 mod replay;
 mod table;
 mod trace;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
@@ -20,8 +21,8 @@ use trace::Trace;
 #[derive(Clone, Debug, Args)]
 pub(crate) struct BacktestArgs {
     /// CSV file (plain, or gzip if it ends in .gz) with the columns `minute,function_id[,edge],count`.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) trace: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "keys")]
+    pub(crate) trace: Option<PathBuf>,
     /// First minute that is scored [default: after two thirds of the trace].
     #[arg(long, value_name = "MINUTE")]
     pub(crate) score_from: Option<i64>,
@@ -37,6 +38,19 @@ pub(crate) struct BacktestArgs {
     /// Writes the scores to this JSON file.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    /// Instead of --trace: CSV file with the columns seq,function_id,key, replayed through a cache that prefetches by
+    /// association, against LRU and Belady.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["trace", "score_from", "predictions"])]
+    pub(crate) keys: Option<PathBuf>,
+    /// Share of all keys that the cache of --keys holds.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.05)]
+    pub(crate) cache_fraction: f64,
+    /// Accesses that a prefetch of --keys takes to arrive.
+    #[arg(long, value_name = "ACCESSES", default_value_t = 0)]
+    pub(crate) lead: usize,
+    /// Least confidence that --keys prefetches.
+    #[arg(long, value_name = "P", default_value_t = 0.3)]
+    pub(crate) threshold: f32,
 }
 
 /// Runs a backtest and prints its table.
@@ -44,10 +58,17 @@ pub(crate) struct BacktestArgs {
 /// # Errors
 /// When the trace cannot be read or makes no sense, when nothing is left to score, or when a file cannot be written.
 pub(crate) fn run(args: BacktestArgs) -> anyhow::Result<()> {
+    if let Some(path) = &args.keys {
+        let (accesses, keys) = keys::read(path).with_context(|| format!("accesses {}", path.display()))?;
+        let report = keys::replay(&accesses, keys, args.cache_fraction, args.lead, args.threshold)?;
+        print!("{report}");
+        return args.json.as_deref().map_or(Ok(()), |path| write_json(path, &report));
+    }
+    let Some(path) = &args.trace else { bail!("give --trace FILE or --keys FILE") };
     let mut horizons = args.horizon.clone();
     horizons.sort_unstable();
     horizons.dedup();
-    let trace = Trace::read(&args.trace).with_context(|| format!("trace {}", args.trace.display()))?;
+    let trace = Trace::read(path).with_context(|| format!("trace {}", path.display()))?;
     let (first, last) = trace.span();
     let score_from = args.score_from.unwrap_or(first + (last - first) * 2 / 3);
     if score_from > last {
@@ -62,9 +83,10 @@ pub(crate) fn run(args: BacktestArgs) -> anyhow::Result<()> {
     }
     let report = table::Report::new(&trace, &plan, outcome, begun.elapsed());
     print!("{report}");
-    if let Some(path) = &args.json {
-        let json = serde_json::to_string_pretty(&report)?;
-        std::fs::write(path, json + "\n").with_context(|| format!("could not write {}", path.display()))?;
-    }
-    Ok(())
+    args.json.as_deref().map_or(Ok(()), |path| write_json(path, &report))
+}
+
+fn write_json(path: &Path, report: &impl serde::Serialize) -> anyhow::Result<()> {
+    let json = serde_json::to_string_pretty(report)?;
+    std::fs::write(path, json + "\n").with_context(|| format!("could not write {}", path.display()))
 }
