@@ -2,6 +2,7 @@
 //! predicted.
 
 mod keys;
+mod page;
 mod predictions;
 mod replay;
 mod table;
@@ -38,9 +39,12 @@ pub(crate) struct BacktestArgs {
     /// Writes the scores to this JSON file.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    /// Writes a page with the table and plots to index.html in this directory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) report: Option<PathBuf>,
     /// Instead of --trace: CSV file with the columns seq,function_id,key, replayed through a cache that prefetches by
     /// association, against LRU and Belady.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["trace", "score_from", "predictions"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["trace", "score_from", "predictions", "report"])]
     pub(crate) keys: Option<PathBuf>,
     /// Share of all keys that the cache of --keys holds.
     #[arg(long, value_name = "SHARE", default_value_t = 0.05)]
@@ -81,8 +85,15 @@ pub(crate) fn run(args: BacktestArgs) -> anyhow::Result<()> {
     if let Some(file) = file {
         file.finish()?;
     }
-    let report = table::Report::new(&trace, &plan, outcome, begun.elapsed());
+    let report = table::Report::new(&trace, &plan, &outcome, begun.elapsed());
     print!("{report}");
+    if let Some(dir) = &args.report {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let html = page::page(&name, &report.to_string(), &plan.horizons, &outcome.collected);
+        std::fs::create_dir_all(dir)
+            .and_then(|()| std::fs::write(dir.join("index.html"), html))
+            .with_context(|| format!("could not write the report to {}", dir.display()))?;
+    }
     args.json.as_deref().map_or(Ok(()), |path| write_json(path, &report))
 }
 

@@ -36,11 +36,11 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn new(trace: &Trace, plan: &Plan, outcome: Outcome, elapsed: Duration) -> Self {
-        let horizons = plan.horizons.iter().zip(outcome.collected).map(|(&horizon, mut rows)| {
-            let cold = score(&mut rows.cold);
-            let mut all = rows.cold;
-            all.append(&mut rows.warm);
+    pub(super) fn new(trace: &Trace, plan: &Plan, outcome: &Outcome, elapsed: Duration) -> Self {
+        let horizons = plan.horizons.iter().zip(&outcome.collected).map(|(&horizon, rows)| {
+            let mut all = rows.cold.clone();
+            let cold = score(&mut all);
+            all.extend(&rows.warm);
             Row { horizon, cold, all: score(&mut all) }
         });
         Report {
