@@ -34,7 +34,7 @@ pub struct EngineConfig {
     /// Minutes between two ticks: how often predictions are made and learned from, 1..=60.
     pub tick_minutes: u32,
     /// Most histories kept: (edge, function) pairs and (edge, function, shard instance) triples together. One takes
-    /// about 4 KiB. When all places are taken, the least used of a few is evicted for each newcomer.
+    /// about 3 KiB, and as much again for predictions whose outcome is open. When all places are taken, the least used of a few is evicted for each newcomer.
     pub max_histories: usize,
     /// Most edges; executions at further ones are ignored.
     pub max_edges: usize,

@@ -91,7 +91,7 @@ impl Engine {
         }
         let Some(clock) = self.clock() else { return Ok(Vec::new()) };
         // The engine's clock stands at the end of a minute; the log may lag behind the present.
-        let after_clock = |t: i64| (t - (clock + 1).saturating_mul(60)) as f64 / 60.0;
+        let after_clock = |t: i64| t.saturating_sub((clock + 1).saturating_mul(60)) as f64 / 60.0;
         let span = (after_clock(request.starts_at.max(earliest)), after_clock(request.ends_at));
         let observed = self.observed_minutes() as f64;
         let warm = observed / (observed + WARM_UP);
