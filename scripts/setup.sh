@@ -21,7 +21,6 @@ missing_packages() {
     command -v cc >/dev/null && command -v make >/dev/null || echo build-essential
     command -v pkg-config >/dev/null || echo pkg-config
     [ -x /usr/lib/postgresql/15/bin/postgres ] || echo postgresql-15
-    [ -x /usr/lib/postgresql/15/bin/pgbench ] || echo postgresql-contrib
     [ -f /usr/include/postgresql/15/server/postgres.h ] || echo postgresql-server-dev-15
     has_libclang || echo libclang-dev
 }
