@@ -206,7 +206,7 @@ CREATE FUNCTION foreshard.define_shard(caller regrole, name text, source regclas
 
         -- The table before the definitions, in the order in which ALTER TABLE and its event trigger lock them.
         IF EXISTS (SELECT FROM pg_class c WHERE c.oid = source AND c.relkind IN ('r', 'p')) THEN
-            EXECUTE format('LOCK TABLE %s IN ACCESS SHARE MODE', source);
+            EXECUTE format('LOCK TABLE ONLY %s IN ACCESS SHARE MODE', source);
         END IF;
         -- Definitions change one after the other; readers, writers of data and decoding are not held up.
         LOCK TABLE foreshard.shard IN SHARE ROW EXCLUSIVE MODE;

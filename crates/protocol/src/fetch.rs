@@ -74,7 +74,7 @@ pub struct Column {
 /// How a value's text becomes JSON (as `row_to_json` would write it) and how filters compare it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum ColumnKind {
-    /// smallint, integer, bigint, oid: text is a JSON number (oid is written as a string by `row_to_json`).
+    /// smallint, integer, bigint: a JSON number. (oid is `Text`: `row_to_json` writes it as a string.)
     Int,
     /// real, double precision, numeric: a JSON number, but NaN and the infinities are strings.
     Number,
