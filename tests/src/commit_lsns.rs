@@ -16,9 +16,9 @@ pub async fn start(db: &Client, tables: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Where the commit record of every transaction since [`start`] that changed them ends, by transaction id (its low 32 bits,
-/// as the log has it). The end, because a position in the log is a place between records: whoever has read the log up to L
-/// has read exactly the commits that end at or before it. Ends what [`start`] began.
+/// The commit LSN of every transaction since [`start`] that changed them, by transaction id (its low 32 bits, as the log has
+/// it). As PostgreSQL uses the word: where the commit record starts, so that a stamp just behind the record before it
+/// promises the transaction too early. Ends what [`start`] began.
 pub async fn read(db: &Client) -> Result<HashMap<u32, u64>> {
     let options = format!("'proto_version', '1', 'publication_names', '{SLOT}'");
     let sql = format!("SELECT data FROM pg_logical_slot_get_binary_changes('{SLOT}', NULL, NULL, {options})");
@@ -34,10 +34,10 @@ pub async fn read(db: &Client) -> Result<HashMap<u32, u64>> {
             }
             // Commit: flags (1), LSN of the commit (8), end of its record (8), its time (8).
             Some(b'C') => {
-                let end = message.get(10..18).context("a commit message is long enough")?;
+                let start = message.get(2..10).context("a commit message is long enough")?;
                 lsns.insert(
                     open.take().context("a commit follows its begin")?,
-                    u64::from_be_bytes(end.try_into()?),
+                    u64::from_be_bytes(start.try_into()?),
                 );
             }
             _ => {}

@@ -29,6 +29,8 @@ pub enum Action {
     Reply(RequestId, Result<Answer, Refusal>),
     /// Ask the origin how far the stream is: somebody waits for it to move.
     AskForProgress,
+    /// Have the origin write something: somebody waits for the very next record, and on an idle server none comes.
+    AskForRecord,
     /// Load the definitions again and report them with [`EdgeCore::catalog_loaded`].
     LoadCatalog,
 }
@@ -150,7 +152,14 @@ impl EdgeCore {
         for id in self.requests.reached(self.stream.position()) {
             self.look_again(now, id);
         }
+        self.ask_for_record();
         self.pump(now);
+    }
+
+    pub(crate) fn ask_for_record(&mut self) {
+        if self.requests.awaits(Lsn(self.stream.position().0.saturating_add(1))) {
+            self.actions.push(Action::AskForRecord);
+        }
     }
 
     /// What the origin said when asked at `asked_at` (microseconds, monotonic clock, before the question was sent):

@@ -23,7 +23,7 @@ impl EdgeCore {
             return Reply::Done(Err(refusal));
         }
         let texts: Vec<Arc<str>> = request.instances.iter().map(|id| id.to_string().into()).collect();
-        if request.min_lsn.is_none_or(|min| min <= self.stream.position())
+        if request.min_lsn.is_none_or(|min| min <= self.stream.stamp())
             && self.is_fresh(now)
             && let Some(answer) = self.answer_from(&texts, &[], &[])
         {
@@ -126,7 +126,7 @@ impl EdgeCore {
                 ServedFrom::Origin => self.stats.served_origin += 1,
             }
         }
-        Some(Answer { lsn: self.stream.position(), parts })
+        Some(Answer { lsn: self.stream.stamp(), parts })
     }
 
     fn find(&self, text: &str, pinned: Option<&Arc<ShardCopy>>) -> Option<(Arc<ShardCopy>, ServedFrom)> {
@@ -153,15 +153,16 @@ impl EdgeCore {
             return Step::Done(Err(Refusal::TimedOut));
         }
         if let Some(min) = pending.request.min_lsn
-            && min > self.stream.position()
+            && min > self.stream.stamp()
         {
             let until = pending.lsn_deadline;
             if now.mono >= until {
                 return Step::Done(Err(Refusal::TimedOut));
             }
-            self.requests.at_lsn(min, id);
+            self.requests.at_lsn(Lsn(min.0.saturating_add(1)), id);
             self.requests.at_time(until, id);
             self.actions.push(crate::core::Action::AskForProgress);
+            self.ask_for_record();
             return Step::Wait;
         }
         if pending.private_flight.is_some() {

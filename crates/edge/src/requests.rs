@@ -16,7 +16,7 @@ pub struct Request {
     pub function: FunctionId,
     /// What it asks for; at least one.
     pub instances: Vec<InstanceId>,
-    /// The answer must hold everything committed at or before this position.
+    /// The answer's own position must be at least this.
     pub min_lsn: Option<Lsn>,
 }
 
@@ -54,7 +54,7 @@ pub struct Part {
 /// Rows for every instance of a request, one consistent cut.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// The answer holds every transaction on its shards that committed at or before this position.
+    /// The answer holds every transaction on its shards whose commit record starts at or before this position.
     pub lsn: Lsn,
     /// One per requested instance, in its order.
     pub parts: Vec<Part>,
@@ -187,6 +187,11 @@ impl Requests {
             out.push(entry.remove_entry().0.1);
         }
         out
+    }
+
+    /// Whether a request waits for exactly this position.
+    pub(crate) fn awaits(&self, position: Lsn) -> bool {
+        self.by_lsn.first_key_value().is_some_and(|((lsn, _), ())| *lsn == position)
     }
 
     pub(crate) fn awaits_lsn(&self) -> bool {

@@ -53,6 +53,14 @@ impl Stream {
         self.position
     }
 
+    /// What an answer is stamped with: every transaction whose commit record *starts* at or before this has been applied.
+    ///
+    /// PostgreSQL calls the start of its record the commit LSN of a transaction, and the next record may start just where
+    /// the applied ones end; so this is one byte less than the position.
+    pub(crate) fn stamp(&self) -> Lsn {
+        Lsn(self.position.0.saturating_sub(1))
+    }
+
     /// The position up to which the origin may forget: everything before it is applied *and* visible to any snapshot
     /// taken from now on, so that a successor that starts there needs no memory of it.
     pub(crate) fn acknowledged(&self) -> Lsn {

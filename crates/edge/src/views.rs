@@ -22,7 +22,7 @@ impl EdgeCore {
         self.definitions.ready() && self.is_fresh(now)
     }
 
-    /// The position every answer given now would carry.
+    /// The position up to which the stream is applied; answers are stamped with one byte less, see `Stream::stamp`.
     pub fn applied(&self) -> Lsn {
         self.stream.position()
     }

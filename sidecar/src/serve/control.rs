@@ -57,6 +57,7 @@ async fn converse(
     loop {
         let step = tokio::select! {
             _ = heartbeat.tick() => beat(config, shared, client, &mut previous).await,
+            () = shared.ask_for_record.notified() => nudge(config, client).await,
             () = shared.load_catalog.notified() => { *load = true; Ok(()) }
             () = log.collect() => Ok(()),
             _ = ship.tick() => log.ship(&config.edge, client, config.fetch_timeout, shared).await,
@@ -96,9 +97,15 @@ async fn beat(config: &Config, shared: &Shared, client: &Client, previous: &mut 
     let applied = shared.look(|core, _| core.applied());
     if applied < flushed && applied == *previous {
         // The flush position can lie inside a record whose rest nobody flushes; a record behind it ends that.
-        one_row(client, config.connect_timeout, "SELECT foreshard.nudge($1)::text", &[&config.edge]).await?;
+        nudge(config, client).await?;
     }
     *previous = applied;
+    Ok(())
+}
+
+/// Makes the origin write a record that the stream will pass.
+async fn nudge(config: &Config, client: &Client) -> anyhow::Result<()> {
+    one_row(client, config.connect_timeout, "SELECT foreshard.nudge($1)::text", &[&config.edge]).await?;
     Ok(())
 }
 

@@ -18,6 +18,8 @@ pub(crate) struct Shared {
     fetches: mpsc::UnboundedSender<FlightOrder>,
     /// The feed is asked to find out how far the stream is.
     pub(crate) ask_for_progress: Notify,
+    /// Somebody waits for a record that an idle origin does not write.
+    pub(crate) ask_for_record: Notify,
     /// The definitions have to be loaded.
     pub(crate) load_catalog: Notify,
     /// The origin takes no connections any more while the stream is still open: it shuts down.
@@ -45,6 +47,7 @@ impl Shared {
             clock,
             fetches,
             ask_for_progress: Notify::new(),
+            ask_for_record: Notify::new(),
             load_catalog: Notify::new(),
             origin_closes: Notify::new(),
             trouble: Mutex::new(Some("starting".into())),
@@ -126,6 +129,7 @@ impl Shared {
                     }
                 }
                 Action::AskForProgress => self.ask_for_progress.notify_one(),
+                Action::AskForRecord => self.ask_for_record.notify_one(),
                 Action::LoadCatalog => self.load_catalog.notify_one(),
             }
         }

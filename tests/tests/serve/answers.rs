@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::shop::Shop;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use foreshard_tests::{Response, Sidecar, SidecarOptions, eventually};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
@@ -116,6 +116,27 @@ async fn a_change_is_in_every_answer_at_or_after_it() -> Result<()> {
         json!(30)
     );
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_the_log_of_an_idle_origin_is_reached() -> Result<()> {
+    let shop = Shop::open().await?;
+    let edge = Sidecar::start(&shop.login).await?;
+    for quantity in 1..=5 {
+        shop.db.execute("UPDATE cart_line SET quantity = $1 WHERE customer_id = 1", &[&quantity]).await?;
+        let end: String = shop.db.query_one("SELECT pg_current_wal_lsn()::text", &[]).await?.get(0);
+        let headers = [("Foreshard-Min-Lsn", end.as_str())];
+        let answer = edge.http.rows("checkout", "cart", "customer_id=eq.1", &headers).await?;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert_eq!(answer.json()?[0]["quantity"], json!(quantity));
+        let stamp = answer.header("foreshard-lsn").context("a stamp")?;
+        assert!(lsn(stamp)? >= lsn(&end)?, "{stamp} for {end}");
+    }
+    Ok(())
+}
+
+fn lsn(text: &str) -> Result<foreshard_protocol::Lsn> {
+    Ok(text.parse()?)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -52,7 +52,8 @@ impl Checker {
         moment: &Moment,
     ) -> Result<(), String> {
         let lsn = answer.lsn;
-        check(lsn == moment.applied, || format!("answer at {lsn}, but {} is applied", moment.applied))?;
+        let position = Lsn(lsn.0 + 1);
+        check(position == moment.applied, || format!("answer at {lsn}, but {} is applied", moment.applied))?;
         check(lsn >= self.last_lsn, || format!("position goes back from {} to {lsn}", self.last_lsn))?;
         self.last_lsn = lsn;
         check(asked.request.min_lsn.is_none_or(|min| lsn >= min), || {
@@ -66,7 +67,7 @@ impl Checker {
             check(*part.copy.instance == *canonical, || {
                 format!("{id} was answered with {}", part.copy.instance)
             })?;
-            self.mapped(origin, &asked.request.function, shard, lsn)?;
+            self.mapped(origin, &asked.request.function, shard, position)?;
             let ids = part.copy.rows.iter().map(|row| row[0].as_ref().and_then(|id| id.parse().ok()));
             let holds = ids.collect::<Option<BTreeSet<TxnId>>>().ok_or("unreadable rows")?;
             parts.push(Seen { shard, key, holds, from: part.served_from });
@@ -75,9 +76,9 @@ impl Checker {
             self.part(origin, part, lsn, asked, moment)?;
         }
         if parts.iter().any(|part| part.from != ServedFrom::Origin) {
-            fresh(origin, lsn, moment)?;
+            fresh(origin, position, moment)?;
         }
-        one_cut(origin, &parts, lsn)
+        one_cut(origin, &parts, position)
     }
 
     fn part(
@@ -102,10 +103,10 @@ impl Checker {
             .filter(|id| !part.holds.contains(id) && origin.txns[*id].touches(part.shard, part.key));
         for id in missing {
             let txn = &origin.txns[id];
-            check(txn.end_lsn > lsn, || {
+            check(txn.commit_lsn > lsn, || {
                 format!(
                     "{name} at {lsn} lacks transaction {id} (xid {}), committed at {}",
-                    txn.xid, txn.end_lsn
+                    txn.xid, txn.commit_lsn
                 )
             })?;
             let due = asked.at.saturating_sub(moment.max_staleness);

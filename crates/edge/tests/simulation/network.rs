@@ -129,6 +129,14 @@ impl World {
         self.after(way, Step::BeatAsked(asked_at));
     }
 
+    pub(crate) fn nudge(&mut self) {
+        if self.origin_up {
+            self.origin.write(8, 0);
+            let (now, end) = (self.now, self.origin.insert);
+            self.origin.flush(now, end);
+        }
+    }
+
     pub(crate) fn beat_asked(&mut self, asked_at: u64) {
         let answer = self.origin_up.then(|| (self.origin.flushed, self.origin.snapshot()));
         let way = self.way();

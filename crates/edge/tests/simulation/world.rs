@@ -30,6 +30,8 @@ pub(crate) enum Step {
     /// Of the connection with this number.
     Stream(u64),
     Beat,
+    /// The edge has the origin write an empty message.
+    Nudge,
     BeatAsked(u64),
     BeatAnswered(u64, Option<(Lsn, Snapshot)>),
     CatalogRead(u64),
@@ -218,6 +220,7 @@ impl World {
                 | Step::Connect
                 | Step::Stream(_)
                 | Step::Beat
+                | Step::Nudge
                 | Step::BeatAsked(_)
                 | Step::BeatAnswered(..)
                 | Step::CatalogRead(_)
@@ -260,6 +263,7 @@ impl World {
             Step::Connect => self.connect()?,
             Step::Stream(connection) => self.stream(connection)?,
             Step::Beat => self.beat(),
+            Step::Nudge => self.nudge(),
             Step::BeatAsked(asked_at) => self.beat_asked(asked_at),
             Step::BeatAnswered(asked_at, answer) => self.beat_answered(asked_at, answer)?,
             Step::CatalogRead(epoch) => self.catalog_read(epoch),
@@ -288,6 +292,10 @@ impl World {
                 Action::AskForProgress => {
                     let way = 2 * self.way();
                     self.after(way, Step::Stream(self.connection));
+                }
+                Action::AskForRecord => {
+                    let way = self.way();
+                    self.after(way, Step::Nudge);
                 }
                 Action::LoadCatalog => self.load_catalog(),
             }
