@@ -63,6 +63,8 @@ pub struct Prediction<'a> {
     pub idle: Option<i64>,
     /// Probability of at least one invocation within each of the configured horizons.
     pub p: &'a [f32],
+    /// What the plain idle-time hazard would say, which the drift guard falls back to.
+    pub hazard: &'a [f32],
 }
 
 /// Takes predictions one by one.
@@ -138,6 +140,12 @@ impl Engine {
     /// Number of histories kept.
     pub fn histories(&self) -> usize {
         self.registry.pairs.len()
+    }
+
+    /// Memory taken by the histories and by predictions that wait for their outcome, bytes.
+    pub fn bytes(&self) -> usize {
+        let histories: usize = self.registry.pairs.iter().map(Pair::bytes).sum();
+        histories + self.models.iter().map(Model::waiting_bytes).sum::<usize>()
     }
 
     /// Sets local time minus UTC (minutes) of an edge, from now on; makes the edge known. Ignored for an edge too many.
@@ -268,22 +276,23 @@ impl Engine {
             Some((pair.history.minutes.any(after, until), pair.edge))
         };
         models.iter_mut().for_each(|m| m.settle(now, outcome));
-        let mut p = vec![0.0f32; models.len()];
+        let (mut p, mut hazard) = (vec![0.0f32; models.len()], vec![0.0f32; models.len()]);
         for (i, pair) in registry.pairs.iter().enumerate() {
             let asleep = asleep(pair, now);
             let key = pair.instance.is_some();
             let turn = self.ticks + i as i64;
-            for (m, p) in models.iter_mut().zip(&mut p) {
+            for ((m, p), hazard) in models.iter_mut().zip(&mut p).zip(&mut hazard) {
                 // About three predictions per horizon are learned from: their outcomes overlap anyway.
                 let stride = (i64::from(m.horizon.length()) / 3 / i64::from(self.config.tick_minutes)).max(1);
                 let learn = !asleep && turn % (stride * every) == 0;
-                *p = ASLEEP;
+                (*p, *hazard) = (ASLEEP, ASLEEP);
                 if asleep || !(learn || (sink.is_some() && !key)) {
                     continue;
                 }
                 let around = surroundings(registry, pair, now, m.horizon, m.heat.of(pair.edge));
                 let evidence = gather(&pair.history, now, m.horizon, m.base, &around, &m.tables);
                 *p = m.predict(&evidence);
+                *hazard = evidence.hazard();
                 if learn {
                     m.await_outcome(now, i as u32, pair.generation, &evidence);
                 }
@@ -294,6 +303,7 @@ impl Engine {
                     edge: &registry.edges[pair.edge as usize].name,
                     idle: (pair.history.active > 0).then_some((now - pair.history.last).max(0)),
                     p: &p,
+                    hazard: &hazard,
                 });
             }
         }

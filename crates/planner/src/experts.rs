@@ -5,7 +5,7 @@ use crate::config::Horizon;
 use crate::gaps::Hazard;
 use crate::history::{History, PERIODS};
 use crate::mixer::{Contexts, INPUTS, Inputs};
-use crate::numeric::{any_of, bin, logits_in_place, shrunk};
+use crate::numeric::{any_of, bin, logits_in_place, shrunk, sigmoid};
 use crate::seasons::{Seasons, day, last_days, same_kind, same_weekday};
 use crate::tables::Table;
 
@@ -58,6 +58,13 @@ pub(crate) struct Evidence {
     pub(crate) contexts: Contexts,
     pub(crate) cells: [u32; TABLES],
     pub(crate) idle_context: u8,
+}
+
+impl Evidence {
+    /// Probability by the plain idle-time hazard.
+    pub(crate) fn hazard(&self) -> f32 {
+        sigmoid(self.inputs[HAZARD_INPUT])
+    }
 }
 
 /// The input that knows time of day and popularity only, which the edges' heat is measured against.

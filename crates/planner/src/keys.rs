@@ -78,6 +78,11 @@ impl Keys {
         }
     }
 
+    /// Memory behind its pointers.
+    pub(crate) fn bytes(&self) -> usize {
+        self.seen.capacity() * size_of::<Seen>() + self.seen.iter().map(|s| s.instance.len()).sum::<usize>()
+    }
+
     /// Every remembered instance with the probability that one invocation reads it.
     pub(crate) fn shares(&self) -> impl Iterator<Item = (&str, f32)> + '_ {
         let trust = self.calls_fast / (self.calls_fast + 10.0);

@@ -15,6 +15,7 @@
 //! | `keys`, `associations` | which shard instances a function reads; which key follows which |
 //! | `window` | windows that are none of the horizons |
 //! | `schedule` | from probabilities to what is published |
+//! | `measure` | baselines, and replays of a cache that acts on predictions: what they are worth |
 //! | `score` | average precision, recall, Brier score, calibration error |
 mod associations;
 mod calibration;
@@ -26,6 +27,7 @@ mod guard;
 mod heat;
 mod history;
 mod keys;
+pub mod measure;
 mod minutes;
 mod mixer;
 mod model;

@@ -110,6 +110,11 @@ impl Model {
         }
     }
 
+    /// Memory taken by predictions whose outcome is open.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.waiting.len() * size_of::<Waiting>()
+    }
+
     /// Drops everything that waits, for a jump of the clock.
     pub(crate) fn forget_waiting(&mut self) {
         self.waiting.clear();

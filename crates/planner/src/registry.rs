@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::history::History;
 use crate::keys::Keys;
+use crate::seasons::Seasons;
 use crate::transitions::{Chain, PairRef, RecentOnsets};
 
 /// An edge location.
@@ -56,6 +57,14 @@ pub(crate) struct Pair {
     pub(crate) history: History,
     pub(crate) keys: Keys,
     pub(crate) chain: Chain,
+}
+
+impl Pair {
+    /// Memory it takes, with its place in the indexes.
+    pub(crate) fn bytes(&self) -> usize {
+        const INDEXED: usize = 16;
+        size_of::<Self>() + Seasons::BYTES + self.keys.bytes() + self.chain.bytes() + INDEXED
+    }
 }
 
 /// All of them.

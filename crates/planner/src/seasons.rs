@@ -57,6 +57,9 @@ fn slot_of(local_minute: i64) -> i64 {
 }
 
 impl Seasons {
+    /// Memory behind the pointer.
+    pub(crate) const BYTES: usize = SLOTS as usize * size_of::<u64>();
+
     pub(crate) fn new(local_minute: i64) -> Self {
         Seasons { words: Box::new([0; SLOTS as usize]), newest: slot_of(local_minute).div_euclid(SLOTS) }
     }

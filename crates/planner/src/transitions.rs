@@ -47,6 +47,11 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
+    /// Memory behind its pointers.
+    pub(crate) fn bytes(&self) -> usize {
+        self.links.capacity() * size_of::<Link>() + self.active.capacity() * size_of::<Start>()
+    }
+
     /// This function started at `minute`: whatever was announced has come true.
     pub(crate) fn started(&mut self) {
         self.active.clear();

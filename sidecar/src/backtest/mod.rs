@@ -2,6 +2,7 @@
 //! predicted.
 
 mod keys;
+mod measures;
 mod page;
 mod predictions;
 mod replay;
@@ -80,7 +81,9 @@ pub(crate) fn run(args: BacktestArgs) -> anyhow::Result<()> {
     }
     let mut file = args.predictions.as_deref().map(PredictionsFile::create).transpose()?;
     let begun = Instant::now();
-    let plan = Plan { score_from, step: i64::from(args.step), horizons };
+    let step = i64::from(args.step);
+    let further = measures::further_horizons(&horizons, step);
+    let plan = Plan { score_from, step, horizons, further };
     let outcome = replay(&trace, &plan, file.as_mut())?;
     if let Some(file) = file {
         file.finish()?;
@@ -89,7 +92,7 @@ pub(crate) fn run(args: BacktestArgs) -> anyhow::Result<()> {
     print!("{report}");
     if let Some(dir) = &args.report {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let html = page::page(&name, &report.to_string(), &plan.horizons, &outcome.collected);
+        let html = page::page(&name, &report, &trace, &plan, &outcome);
         std::fs::create_dir_all(dir)
             .and_then(|()| std::fs::write(dir.join("index.html"), html))
             .with_context(|| format!("could not write the report to {}", dir.display()))?;

@@ -1,42 +1,55 @@
-//! Replays a trace: feeds the engine minute by minute and collects what it predicted with what then happened.
+//! Replays a trace: feeds the engine and the baselines minute by minute, and keeps what they said.
 
 use std::io::{IsTerminal, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use foreshard_planner::measure::{Baseline, Baselines, Grid};
 use foreshard_planner::{Engine, EngineConfig, Horizon, Invocation, Prediction};
 
 use super::predictions::PredictionsFile;
 use super::trace::Trace;
-
-/// A window is cold when the function was not called at that edge in this many minutes before: then keeping what was
-/// used last does not help, and prediction has to.
-pub(super) const COLD: i64 = 10;
 
 /// What to replay and score.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) score_from: i64,
     pub(super) step: i64,
+    /// Horizons asked for, minutes.
     pub(super) horizons: Vec<u32>,
+    /// Further horizons that the replays of a cache need, minutes.
+    pub(super) further: Vec<u32>,
 }
 
-/// Predictions of one horizon with their outcomes.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Collected {
-    pub(super) cold: Vec<(f32, bool)>,
-    pub(super) warm: Vec<(f32, bool)>,
+impl Plan {
+    /// All horizons, those asked for first.
+    pub(super) fn all_horizons(&self) -> Vec<u32> {
+        self.horizons.iter().chain(&self.further).copied().collect()
+    }
+}
+
+/// A way to predict and what it said.
+#[derive(Debug)]
+pub(super) struct Method {
+    pub(super) name: &'static str,
+    /// One for each of the plan's horizons.
+    pub(super) grids: Vec<Grid>,
 }
 
 /// Everything that a replay yields.
 #[derive(Debug)]
 pub(super) struct Outcome {
-    /// One for each horizon.
-    pub(super) collected: Vec<Collected>,
-    /// Functions at edges times ticks, before the scored part.
-    pub(super) decisions: u64,
+    /// foreshard, the plain hazard, and the baselines unless the trace is too large for them.
+    pub(super) methods: Vec<Method>,
+    /// Functions at edges times ticks times horizons, before the scored part.
+    pub(super) windows: u64,
     /// Time that the engine took for those.
     pub(super) engine: Duration,
+    /// Bytes that the engine keeps per function at an edge.
+    pub(super) bytes_per_function: usize,
 }
+
+/// Cells of all grids together: two GB.
+const MOST_CELLS: usize = 500_000_000;
 
 /// Minutes between ticks: the largest divisor of the step up to five.
 fn tick_for(step: i64) -> i64 {
@@ -50,81 +63,126 @@ pub(super) fn replay(
     mut file: Option<&mut PredictionsFile>,
 ) -> anyhow::Result<Outcome> {
     let tick = tick_for(plan.step);
+    let lengths = plan.all_horizons();
+    let horizons: Vec<Horizon> = lengths.iter().map(|&h| Horizon::within(h)).collect();
     let mut engine = Engine::new(EngineConfig {
-        horizons: plan.horizons.iter().map(|&h| Horizon::within(h)).collect(),
+        horizons: horizons.clone(),
         tick_minutes: tick as u32,
         max_histories: trace.pairs.len() * 4 + 1024,
         max_edges: trace.pairs.len(),
         ..EngineConfig::default()
     })?;
     let (first, last) = trace.span();
-    let mut outcome = Outcome {
-        collected: vec![Collected::default(); plan.horizons.len()],
-        decisions: 0,
-        engine: Duration::ZERO,
-    };
+    let cells = trace.pairs.len() * ((last - plan.score_from) / plan.step + 1) as usize * lengths.len();
+    let mut names = vec!["foreshard", "idle-time hazard"];
+    let mut baselines = None;
+    if cells.saturating_mul(names.len() + Baseline::ALL.len()) <= MOST_CELLS {
+        names.extend(Baseline::ALL.map(Baseline::name));
+        baselines = Some(Baselines::new(trace.pairs.len(), &horizons));
+    }
+    let grid = || Grid::new(trace.pairs.len(), plan.score_from, plan.step, last);
+    let method = |name| Method { name, grids: lengths.iter().map(|_| grid()).collect() };
+    let mut methods: Vec<Method> = names.into_iter().map(method).collect();
+    let (mut windows, mut spent) = (0u64, Duration::ZERO);
     let mut rows = trace.rows.iter().peekable();
     let mut progress = Progress::new(first, last);
+    let mut places = Places::default();
     for minute in first..=last {
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
+        let from = rows.clone();
         while let Some(row) = rows.next_if(|r| r.minute == minute) {
             let (function, edge) = &trace.pairs[row.pair as usize];
             engine.observe::<&str>(&Invocation { edge, function, minute, calls: row.count, instances: &[] });
+        }
+        let observing = begun.elapsed();
+        if let Some(baselines) = &mut baselines {
+            from.take_while(|r| r.minute == minute).for_each(|r| baselines.observe(r.pair as usize, minute));
+            baselines.end_minute(minute);
         }
         if (minute - plan.score_from).rem_euclid(tick) != 0 {
             continue;
         }
         let scored = minute >= plan.score_from && (minute - plan.score_from) % plan.step == 0;
-        if !scored {
-            // Only these are timed: the others also look up what happened and write files.
+        if scored {
+            let mut failed = Ok(());
+            places.restart();
+            engine.tick(
+                minute,
+                1,
+                Some(&mut |prediction: Prediction<'_>| {
+                    if let Some(pair) = places.of(trace, &prediction) {
+                        for (i, (&p, &hazard)) in prediction.p.iter().zip(prediction.hazard).enumerate() {
+                            methods[0].grids[i].set(pair, minute, p);
+                            methods[1].grids[i].set(pair, minute, hazard);
+                        }
+                    }
+                    if let (Ok(()), Some(file)) = (&failed, file.as_deref_mut()) {
+                        failed = write(file, plan, minute, &prediction);
+                    }
+                }),
+            );
+            failed?;
+        } else {
+            // Only these are timed: the others also keep what was said and write files.
+            let begun = Instant::now();
             engine.tick(minute, 1, None);
-            outcome.engine += begun.elapsed();
-            outcome.decisions += engine.histories() as u64;
-            progress.at(minute);
-            continue;
+            spent += observing + begun.elapsed();
+            windows += (engine.histories() * lengths.len()) as u64;
         }
-        let mut failed = Ok(());
-        let collected = &mut outcome.collected;
-        engine.tick(
-            minute,
-            1,
-            Some(&mut |prediction: Prediction<'_>| {
-                if failed.is_ok() {
-                    failed = collect(trace, plan, minute, last, &prediction, collected, file.as_deref_mut());
+        if let Some(baselines) = &mut baselines {
+            baselines.tick(minute, |pair, place, said| {
+                for (method, p) in methods[2..].iter_mut().zip(said) {
+                    method.grids[place].set(pair, minute, p);
                 }
-            }),
-        );
-        failed?;
+            });
+        }
         progress.at(minute);
     }
     progress.done();
-    Ok(outcome)
+    let bytes_per_function = engine.bytes() / engine.histories().max(1);
+    Ok(Outcome { methods, windows, engine: spent, bytes_per_function })
 }
 
-fn collect(
-    trace: &Trace,
+fn write(
+    file: &mut PredictionsFile,
     plan: &Plan,
     minute: i64,
-    last: i64,
     prediction: &Prediction<'_>,
-    collected: &mut [Collected],
-    mut file: Option<&mut PredictionsFile>,
 ) -> anyhow::Result<()> {
-    let pair = trace.pair(prediction.function, prediction.edge);
-    let warm = pair.is_some_and(|p| trace.called(p, minute - COLD, minute));
-    for ((&horizon, &p), into) in plan.horizons.iter().zip(prediction.p).zip(collected) {
-        if let Some(file) = file.as_deref_mut() {
-            file.write(minute, prediction.function, prediction.edge, horizon, p)?;
-        }
-        let until = minute + i64::from(horizon);
-        if until > last {
-            // The trace ends before the outcome is known.
-            continue;
-        }
-        let outcome = pair.is_some_and(|p| trace.called(p, minute, until));
-        if warm { &mut into.warm } else { &mut into.cold }.push((p, outcome));
+    for (&horizon, &p) in plan.horizons.iter().zip(prediction.p) {
+        file.write(minute, prediction.function, prediction.edge, horizon, p)?;
     }
     Ok(())
+}
+
+/// Which pair of the trace each prediction is about. The engine goes through them in the same order each time, so that
+/// the names need looking up once only.
+#[derive(Default)]
+struct Places {
+    seen: Vec<Option<u32>>,
+    at: usize,
+}
+
+impl Places {
+    fn restart(&mut self) {
+        self.at = 0;
+    }
+
+    fn of(&mut self, trace: &Trace, prediction: &Prediction<'_>) -> Option<usize> {
+        let is = |pair: u32| {
+            let (function, edge) = &trace.pairs[pair as usize];
+            function == prediction.function && edge == prediction.edge
+        };
+        let known = self.seen.get(self.at).copied().flatten().filter(|&pair| is(pair));
+        let pair = known.or_else(|| trace.pair(prediction.function, prediction.edge));
+        if self.at >= self.seen.len() {
+            self.seen.push(pair);
+        } else {
+            self.seen[self.at] = pair;
+        }
+        self.at += 1;
+        pair.map(|p| p as usize)
+    }
 }
 
 /// A line on the terminal that says how far the replay is; silent when nobody watches.
@@ -164,5 +222,40 @@ mod tests {
     #[test]
     fn ticks_divide_the_step() {
         assert_eq!([1, 2, 5, 7, 12, 15, 30].map(tick_for), [1, 2, 5, 1, 4, 5, 5]);
+    }
+
+    #[test]
+    fn what_is_said_does_not_depend_on_what_comes_after() {
+        let csv = |until: i64| {
+            let mut csv = "minute,function_id,count\n".to_owned();
+            for minute in 0..until {
+                for (every, phase) in [(7, 1), (30, 4), (61, 5)] {
+                    if (minute * minute / 900 + minute) % every == phase {
+                        csv += &format!("{minute},every{every},1\n");
+                    }
+                }
+            }
+            Trace::parse(csv.as_bytes()).unwrap()
+        };
+        let plan = Plan { score_from: 300, step: 1, horizons: vec![1, 5], further: vec![10] };
+        let whole = csv(900);
+        let whole = (replay(&whole, &plan, None).unwrap(), whole);
+        let mut compared = 0;
+        for cut in [400, 555, 700] {
+            let short = csv(cut);
+            let outcome = replay(&short, &plan, None).unwrap();
+            for (all, part) in whole.0.methods.iter().zip(&outcome.methods) {
+                for (all, part) in all.grids.iter().zip(&part.grids) {
+                    for pair in 0..3 {
+                        assert_eq!(whole.1.pairs[pair], short.pairs[pair]);
+                        let known: Vec<_> = part.row(pair).collect();
+                        compared += known.len();
+                        let same = all.row(pair).take(known.len());
+                        assert!(same.eq(known.iter().copied()), "{} cut at {cut}", all.pairs());
+                    }
+                }
+            }
+        }
+        assert!(compared > 10_000, "{compared}");
     }
 }

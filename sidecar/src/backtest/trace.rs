@@ -42,7 +42,7 @@ impl Trace {
         }
     }
 
-    fn parse(input: impl Read) -> anyhow::Result<Self> {
+    pub(super) fn parse(input: impl Read) -> anyhow::Result<Self> {
         let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(input);
         let header = reader.headers().context("no header line")?.clone();
         let column = |name: &str| header.iter().position(|h| h == name);
@@ -105,6 +105,11 @@ impl Trace {
     /// Number of the pair, if it occurs anywhere in the trace.
     pub(super) fn pair(&self, function: &str, edge: &str) -> Option<u32> {
         self.numbers.get(&(function.to_owned(), edge.to_owned())).copied()
+    }
+
+    /// For each pair, the minutes with invocations, ascending.
+    pub(super) fn calls(&self) -> &[Vec<i64>] {
+        &self.minutes
     }
 
     /// Whether the pair was called within `(after, until]`.
