@@ -1,19 +1,22 @@
-//! A cached shard over HTTP against PostgreSQL's fastest way to the same row.
+//! A cached shard over HTTP against PostgreSQL's fastest way to a row, and against what bare HTTP costs on this machine.
 
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use foreshard_tests::{Cluster, Endpoint, SidecarOptions};
 
+use crate::bare_http::BareHttp;
 use crate::results::Comparison;
 
 const CONNECTIONS: usize = 16;
+/// Bytes of the answer.
+const SIZE: usize = 1015;
 const SECONDS: usize = 5;
 const SERVER_CORE: &str = "0";
 const LOAD_CORE: &str = "1";
 const BOTH_CORES: &str = "0,1";
 
-pub(crate) async fn run(cluster: &Cluster, rounds: usize) -> Result<Comparison> {
+pub(crate) async fn run(cluster: &Cluster, rounds: usize) -> Result<Vec<Comparison>> {
     let db = cluster.connect().await?;
     db.batch_execute(
         "CREATE TABLE item (id int PRIMARY KEY, payload text NOT NULL);
@@ -23,12 +26,19 @@ pub(crate) async fn run(cluster: &Cluster, rounds: usize) -> Result<Comparison> 
          SELECT foreshard.map_function('card', '{item}');",
     )
     .await?;
+    // Before there is an edge: decoding so large a load would take the server's core while its answers are counted.
+    // pgbench's manual asks for a scale of at least the number of clients.
+    let mut init = cluster.client_program("pgbench");
+    let init =
+        init.args(["-i", "-q", "-s", &CONNECTIONS.to_string()]).output().context("running pgbench -i")?;
+    ensure!(init.status.success(), "pgbench -i: {}", String::from_utf8_lossy(&init.stderr));
     let login = cluster.create_edge("bench").await?;
     let options = SidecarOptions { unix_socket: false, ..SidecarOptions::of(&login) };
     // One core for the server under test, the other for the load. A runtime counts its cores when it starts, so the
     // sidecar inherits its core from here.
     pin(std::process::id(), SERVER_CORE)?;
     let sidecar = options.start().await?;
+    let bare = BareHttp::start(SIZE)?;
     pin(std::process::id(), BOTH_CORES)?;
     pin(cluster.server_process_id().context("the server is not running")?, SERVER_CORE)?;
     let client = &sidecar.http;
@@ -42,27 +52,35 @@ pub(crate) async fn run(cluster: &Cluster, rounds: usize) -> Result<Comparison> 
         "the second read is no hit"
     );
     let size = again.text().len();
+    ensure!(size == SIZE, "the shard is {size} bytes long, the bare answer {SIZE}");
 
-    // pgbench's manual asks for a scale of at least the number of clients.
-    let mut init = cluster.client_program("pgbench");
-    let init =
-        init.args(["-i", "-q", "-s", &CONNECTIONS.to_string()]).output().context("running pgbench -i")?;
-    ensure!(init.status.success(), "pgbench -i: {}", String::from_utf8_lossy(&init.stderr));
-    let (mut ours, mut peer) = (Vec::new(), Vec::new());
+    let (mut ours, mut peer, mut ceiling) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
         ours.push(wrk(&format!("http://{address}{path}"))?);
         peer.push(pgbench(cluster)?);
+        ceiling.push(wrk(&format!("http://{}/", bare.address))?);
     }
-    Comparison::of(
-        "hit_rps_vs_pg_select",
-        format!(
-            "requests/s at {CONNECTIONS} connections on loopback, the server on one core and the load on another: a held {size}-byte shard over HTTP, against pgbench -S"
-        ),
-        "higher",
-        &mut ours,
-        "PostgreSQL 15, pgbench -S -M prepared",
-        &mut peer,
-    )
+    let setting = format!(
+        "requests/s at {CONNECTIONS} connections on loopback, the server on one core and the load on another: a held {size}-byte shard over HTTP"
+    );
+    Ok(vec![
+        Comparison::of(
+            "hit_rps_vs_pg_select",
+            format!("{setting}, against pgbench -S"),
+            "higher",
+            &mut ours,
+            "PostgreSQL 15, pgbench -S -M prepared",
+            &mut peer,
+        )?,
+        Comparison::of(
+            "hit_rps_vs_bare_hyper",
+            format!("{setting}, against a constant answer of that size: the ceiling of machine and load"),
+            "higher",
+            &mut ours,
+            "hyper, one constant answer",
+            &mut ceiling,
+        )?,
+    ])
 }
 
 fn wrk(url: &str) -> Result<f64> {

@@ -1,5 +1,6 @@
 //! `make bench`: foreshard beside its peers, both sides in one run on one machine, medians and ratios.
 
+mod bare_http;
 mod commit_to_applied;
 mod hit_rps;
 mod results;
@@ -27,15 +28,23 @@ struct Args {
     /// Only benchmarks whose id contains this.
     #[arg(long, default_value = "")]
     only: String,
+    /// Instead of benchmarks: an HTTP server that gives one answer of so many bytes.
+    #[arg(long, hide = true)]
+    bare_http: Option<usize>,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let args = Args::parse();
+    if let Some(size) = args.bare_http {
+        return bare_http::serve(size).await;
+    }
     let server = Server::prepared(&args.pg_config)?;
     let mut results = Results::default();
-    if "hit_rps_vs_pg_select".contains(&args.only) {
-        results.add(hit_rps::run(&cluster(&server).await?, args.rounds).await?);
+    if "hit_rps_vs_pg_select hit_rps_vs_bare_hyper".contains(&args.only) {
+        for comparison in hit_rps::run(&cluster(&server).await?, args.rounds).await? {
+            results.add(comparison);
+        }
     }
     if "commit_to_applied_vs_pg_recvlogical".contains(&args.only) {
         results.add(commit_to_applied::run(&cluster(&server).await?, args.rounds).await?);
