@@ -148,6 +148,7 @@ mod tests {
         definitions.load(CatalogSnapshot {
             snapshot: Snapshot::default(),
             wal_lsn: Lsn(0),
+            unsettled: vec![],
             shards: vec![shard("a", &[]), shard("b", &["k"]), shard("c", &[])],
             mappings: vec![Mapping { function_id: "f".into(), shards: vec!["a".into(), "b".into()] }],
             schedules: vec![],

@@ -128,6 +128,7 @@ impl EdgeCore {
         self.stats.frames += 1;
         self.stream.remember(&frame);
         let Frame { xid, end_lsn, events, .. } = frame;
+        let mut defined = Vec::new();
         for event in events {
             match event {
                 Event::Shard { shard, change } => {
@@ -137,10 +138,16 @@ impl EdgeCore {
                 Event::Catalog(change) => {
                     if let Some(shard) = self.definitions.apply(xid, change) {
                         self.redefined(xid, &shard);
+                        defined.push(shard);
                     }
                     self.agenda_dirty = true;
                 }
                 Event::Schedule(schedule) => self.schedule(now, schedule),
+                Event::Unsettled(xids) => {
+                    for shard in &defined {
+                        xids.iter().for_each(|xid| self.redefined(*xid, shard));
+                    }
+                }
             }
         }
         self.position(now, end_lsn);
@@ -194,6 +201,7 @@ impl EdgeCore {
             return;
         }
         let schedules = std::mem::take(&mut catalog.schedules);
+        let unsettled = std::mem::take(&mut catalog.unsettled);
         self.seen(&catalog.snapshot);
         let Some(unseen) = self.definitions.load(catalog) else {
             self.actions.push(Action::LoadCatalog);
@@ -201,6 +209,12 @@ impl EdgeCore {
         };
         for (xid, shard) in unseen {
             self.redefined(xid, &shard);
+        }
+        if !unsettled.is_empty() {
+            let shards: Vec<_> = self.definitions.shards().map(|def| def.name.clone()).collect();
+            for shard in shards {
+                unsettled.iter().for_each(|xid| self.redefined(*xid, &shard));
+            }
         }
         for schedule in schedules {
             self.schedule(now, schedule);
@@ -233,12 +247,11 @@ impl EdgeCore {
         let touched = |cache: &Cache| -> Vec<Arc<str>> {
             let lacks =
                 |instance: &Arc<str>| cache.peek(instance).is_some_and(|copy| !copy.snapshot.sees(xid));
-            match change {
-                KeyChange::Whole(_) => cache.instances_of(shard).into_iter().filter(lacks).collect(),
-                KeyChange::Keys(keys) => keys
-                    .iter()
+            match change.keys() {
+                None => cache.instances_of(shard).into_iter().filter(lacks).collect(),
+                Some(keys) => keys
                     .map(|key| {
-                        foreshard_protocol::InstanceId { shard: shard.to_owned(), key: key.clone() }
+                        foreshard_protocol::InstanceId { shard: shard.to_owned(), key: key.to_vec() }
                             .to_string()
                             .into()
                     })

@@ -134,6 +134,11 @@ impl Definitions {
         self.functions.get(function).map(Vec::as_slice)
     }
 
+    /// All shards.
+    pub(crate) fn shards(&self) -> impl Iterator<Item = &ShardDef> {
+        self.shards.values()
+    }
+
     /// The definition of a shard.
     pub fn shard(&self, name: &str) -> Option<&ShardDef> {
         self.shards.get(name)
@@ -179,6 +184,7 @@ mod tests {
         CatalogSnapshot {
             snapshot: snapshot.parse().unwrap(),
             wal_lsn: Lsn(0),
+            unsettled: vec![],
             shards: vec![def("a", 1), def("b", 1)],
             mappings: vec![mapping("f", &["a"]), mapping("g", &["b"])],
             schedules: vec![],

@@ -108,8 +108,5 @@ impl Flights {
 
 /// Whether a change of a shard touches this instance of it.
 pub(crate) fn touches(change: &KeyChange, id: &InstanceId) -> bool {
-    match change {
-        KeyChange::Whole(_) => true,
-        KeyChange::Keys(keys) => keys.contains(&id.key),
-    }
+    change.keys().is_none_or(|mut keys| keys.any(|key| key == id.key))
 }

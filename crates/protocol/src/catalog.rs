@@ -1,6 +1,6 @@
 use bincode::{Decode, Encode};
 
-use crate::{Lsn, ShardName, Snapshot};
+use crate::{Lsn, ShardName, Snapshot, Xid};
 
 /// Name of an edge location, as given to `foreshard.create_edge`.
 pub type EdgeName = String;
@@ -61,6 +61,9 @@ pub struct CatalogSnapshot {
     pub snapshot: Snapshot,
     /// A log position at or after the commit of every transaction that `snapshot` sees.
     pub wal_lsn: Lsn,
+    /// Transactions that have committed but that no reader sees yet, not even `snapshot`. A stream that has begun before this was
+    /// read may have begun behind them and never tell of them: a copy of any shard counts only if its snapshot sees them all.
+    pub unsettled: Vec<Xid>,
     /// Every shard that some function is mapped to.
     pub shards: Vec<ShardDef>,
     /// Every function with its shards.

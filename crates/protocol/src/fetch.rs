@@ -1,4 +1,5 @@
 use bincode::{Decode, Encode};
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::{Lsn, Snapshot};
 
@@ -18,6 +19,11 @@ pub enum FetchPart {
         generation: u64,
         /// The columns of every row.
         columns: Vec<Column>,
+        /// Which columns (by number from 0) tell a row from all others, in the order that
+        /// [`RowChange::Remove`](crate::RowChange::Remove) names their values. Empty: there are none, and no deltas.
+        identity: Vec<u16>,
+        /// How the rows are sorted.
+        order: RowOrder,
     },
     /// Rows of the instance, in key then primary-key order, continuing the message before.
     Rows {
@@ -62,6 +68,31 @@ pub enum FetchFailure {
     TooLarge,
 }
 
+/// How the rows of an instance are sorted.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum RowOrder {
+    /// Not at all: any place is right for a row.
+    Unsorted,
+    /// By these columns (by number from 0), the first one first, ascending, NULL last. No two rows have the same values.
+    By(Vec<(u16, Comparison)>),
+    /// By something that can't be told from the rows.
+    Hidden,
+}
+
+/// How PostgreSQL compares the values of a column, as far as their text tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Comparison {
+    /// As numbers of any size and precision: -Infinity first, then numbers, Infinity, NaN last.
+    Number,
+    /// By the bytes of their text: boolean, uuid, bytea, and text under the collation C.
+    Bytes,
+    /// As moments: dates and timestamps in ISO 8601, the latter in UTC, with ` BC` behind years before Christ and more than
+    /// four digits for late years; -infinity first, infinity last.
+    Time,
+    /// In a way that the text does not tell.
+    Opaque,
+}
+
 /// A column of a fetched instance.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Column {
@@ -90,6 +121,17 @@ pub enum ColumnKind {
     Timestamp,
     /// timestamp with time zone, ISO 8601 text with `T` and offset (the origin writes it in UTC), a JSON string.
     TimestampTz,
+}
+
+/// A number that two lists of columns share only if they are the same.
+pub fn fingerprint(columns: &[Column]) -> u64 {
+    let mut hasher = Xxh3::new();
+    for column in columns {
+        // Names have no NUL.
+        hasher.update(column.name.as_bytes());
+        hasher.update(&[0, column.kind as u8]);
+    }
+    hasher.digest()
 }
 
 /// One row: a value per column, `None` is SQL NULL. Each value is text as its [`ColumnKind`] says.

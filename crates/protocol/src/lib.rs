@@ -14,11 +14,13 @@ mod snapshot;
 
 pub use catalog::{CatalogSnapshot, EdgeName, FunctionId, Mapping, Schedule, ScheduleEntry, ShardDef};
 pub use codec::{DecodeError, Wire, decode, encode};
-pub use fetch::{Column, ColumnKind, FetchFailure, FetchHeader, FetchPart, Row};
-pub use frame::{CatalogChange, Event, Frame, KeyChange, WholeReason};
+pub use fetch::{
+    Column, ColumnKind, Comparison, FetchFailure, FetchHeader, FetchPart, Row, RowOrder, fingerprint,
+};
+pub use frame::{CatalogChange, Deltas, Event, Frame, InstanceRows, KeyChange, RowChange, WholeReason};
 pub use ids::{IdError, InstanceId, KeyPart, ShardName};
 pub use lsn::{Lsn, ParseLsnError};
 pub use snapshot::{ParseSnapshotError, Snapshot, Xid};
 
 /// Version of everything in this crate that crosses the wire. The plugin refuses a consumer that asks for another.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;

@@ -44,7 +44,7 @@ fn edge_catalog(edge: Option<&str>) -> Vec<u8> {
     let definitions = catalog::definitions(&tables, View::Statement);
     let (shards, mappings) = definitions.wire();
     let schedules = catalog::schedules(&tables, edge.unwrap_or_default(), now(), View::Statement);
-    encode(&CatalogSnapshot { snapshot, wal_lsn, shards, mappings, schedules })
+    encode(&CatalogSnapshot { snapshot, wal_lsn, unsettled: Vec::new(), shards, mappings, schedules })
 }
 
 /// Name of the edge's replication slot, if the server is set up for using it.

@@ -1,6 +1,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use foreshard_protocol::{FetchFailure, FetchHeader, FetchPart, IdError, InstanceId, KeyPart, Row, encode};
+use foreshard_protocol::{
+    FetchFailure, FetchHeader, FetchPart, IdError, InstanceId, KeyPart, Row, RowOrder, encode,
+};
 use pgrx::PgSqlErrorCode;
 
 use super::edge::authorized;
@@ -131,6 +133,8 @@ impl Fetcher<'_> {
             canonical: canonical.to_string(),
             generation: shard.generation,
             columns: readable.columns.clone(),
+            identity: Vec::new(),
+            order: RowOrder::Hidden,
         };
         let statement = readable.statement(&nulls);
         let read = attempt(|| {

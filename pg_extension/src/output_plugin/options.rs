@@ -64,16 +64,16 @@ mod tests {
 
     #[test]
     fn both_options_are_needed_once_and_nothing_else() {
-        let ok = given(&[("protocol", Some("1")), ("edge", Some("jfk"))]);
+        let ok = given(&[("protocol", Some("2")), ("edge", Some("jfk"))]);
         assert_eq!(read(&ok), Ok(Options { edge: "jfk".into() }));
         for wrong in [
             given(&[]),
             given(&[("edge", Some("jfk"))]),
-            given(&[("protocol", Some("1"))]),
-            given(&[("edge", None), ("protocol", Some("1"))]),
-            given(&[("edge", Some("a")), ("edge", Some("b")), ("protocol", Some("1"))]),
-            given(&[("edge", Some("a")), ("protocol", Some("2"))]),
-            given(&[("edge", Some("a")), ("protocol", Some("1")), ("x", Some("1"))]),
+            given(&[("protocol", Some("2"))]),
+            given(&[("edge", None), ("protocol", Some("2"))]),
+            given(&[("edge", Some("a")), ("edge", Some("b")), ("protocol", Some("2"))]),
+            given(&[("edge", Some("a")), ("protocol", Some("1"))]),
+            given(&[("edge", Some("a")), ("protocol", Some("2")), ("x", Some("1"))]),
         ] {
             assert!(read(&wrong).is_err(), "{wrong:?}");
         }

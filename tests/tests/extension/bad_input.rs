@@ -362,11 +362,11 @@ async fn options_of_the_plugin_are_checked() -> Result<()> {
     for (options, state, words) in [
         ("", S::INVALID_PARAMETER_VALUE, "\"edge\" is missing"),
         (", 'edge', 'jfk'", S::INVALID_PARAMETER_VALUE, "\"protocol\" is missing"),
-        (", 'edge', 'jfk', 'protocol', '2'", S::FEATURE_NOT_SUPPORTED, "only 1"),
-        (", 'edge', 'jfk', 'protocol', ''", S::FEATURE_NOT_SUPPORTED, "only 1"),
-        (", 'edge', 'jfk', 'protocol', '1', 'x', 'y'", S::INVALID_PARAMETER_VALUE, "unknown option \"x\""),
-        (", 'edge', 'jfk', 'edge', 'jfk', 'protocol', '1'", S::INVALID_PARAMETER_VALUE, "twice"),
-        (", 'edge', 'nope', 'protocol', '1'", S::UNDEFINED_OBJECT, "nope"),
+        (", 'edge', 'jfk', 'protocol', '1'", S::FEATURE_NOT_SUPPORTED, "only 2"),
+        (", 'edge', 'jfk', 'protocol', ''", S::FEATURE_NOT_SUPPORTED, "only 2"),
+        (", 'edge', 'jfk', 'protocol', '2', 'x', 'y'", S::INVALID_PARAMETER_VALUE, "unknown option \"x\""),
+        (", 'edge', 'jfk', 'edge', 'jfk', 'protocol', '2'", S::INVALID_PARAMETER_VALUE, "twice"),
+        (", 'edge', 'nope', 'protocol', '2'", S::UNDEFINED_OBJECT, "nope"),
     ] {
         let call = format!("SELECT pg_logical_slot_peek_binary_changes('{slot}', NULL, NULL{options})");
         let error = error_of(&origin.db, &call).await?;
@@ -374,7 +374,7 @@ async fn options_of_the_plugin_are_checked() -> Result<()> {
         assert!(error.message().contains(words), "{call}: {error}");
     }
     let text =
-        format!("SELECT pg_logical_slot_peek_changes('{slot}', NULL, NULL, 'edge', 'jfk', 'protocol', '1')");
+        format!("SELECT pg_logical_slot_peek_changes('{slot}', NULL, NULL, 'edge', 'jfk', 'protocol', '2')");
     assert_eq!(*error_of(&origin.db, &text).await?.code(), S::FEATURE_NOT_SUPPORTED);
     origin.peek().await?;
     Ok(())

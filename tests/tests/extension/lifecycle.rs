@@ -98,7 +98,7 @@ async fn dropping_the_extension_under_a_slot_ends_that_slot_only() -> Result<()>
     origin.db.batch_execute("INSERT INTO t VALUES (1)").await?;
     origin.db.batch_execute("DROP EXTENSION foreshard").await?;
     let peek = format!(
-        "SELECT pg_logical_slot_peek_binary_changes('{slot}', NULL, NULL, 'edge', 'jfk', 'protocol', '1')"
+        "SELECT pg_logical_slot_peek_binary_changes('{slot}', NULL, NULL, 'edge', 'jfk', 'protocol', '2')"
     );
     let error = error_of(&origin.db, &peek).await?;
     assert!(error.message().contains("not installed"), "{error}");

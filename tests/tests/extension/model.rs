@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
-use foreshard_protocol::{Event, Frame, KeyChange};
+use foreshard_protocol::{Event, Frame};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -60,12 +60,9 @@ fn changed(before: &State, after: &State) -> BTreeSet<(String, String)> {
 
 fn told(frame: &Frame, shard: &str, key: &str) -> bool {
     frame.events.iter().any(|event| match event {
-        Event::Shard { shard: name, change } if name == shard => match change {
-            KeyChange::Whole(_) => true,
-            KeyChange::Keys(keys) => {
-                keys.iter().any(|parts| parts[0].value.as_deref().unwrap_or("NULL") == key)
-            }
-        },
+        Event::Shard { shard: name, change } if name == shard => change
+            .keys()
+            .is_none_or(|mut keys| keys.any(|parts| parts[0].value.as_deref().unwrap_or("NULL") == key)),
         _ => false,
     })
 }

@@ -47,12 +47,12 @@ impl Origin {
 
     /// Everything that has been committed since the last call.
     pub(crate) async fn frames(&self) -> Result<Vec<Frame>> {
-        self.read("get", "'edge', 'jfk', 'protocol', '1'").await
+        self.read("get", "'edge', 'jfk', 'protocol', '2'").await
     }
 
     /// What is in the slot, once more, in a new decoding session.
     pub(crate) async fn peek(&self) -> Result<Vec<Frame>> {
-        self.read("peek", "'edge', 'jfk', 'protocol', '1'").await
+        self.read("peek", "'edge', 'jfk', 'protocol', '2'").await
     }
 
     async fn read(&self, how: &str, options: &str) -> Result<Vec<Frame>> {
@@ -120,14 +120,16 @@ pub(crate) fn in_words(frames: &[Frame]) -> Vec<String> {
 fn event_in_words(event: &Event) -> String {
     match event {
         Event::Shard { shard, change: KeyChange::Whole(reason) } => format!("{shard} Whole({reason:?})"),
-        Event::Shard { shard, change: KeyChange::Keys(keys) } => {
-            let key = |key: &Vec<KeyPart>| {
+        Event::Shard { shard, change } => {
+            let key = |key: &[KeyPart]| {
                 let values: Vec<&str> =
                     key.iter().map(|part| part.value.as_deref().unwrap_or("NULL")).collect();
                 values.join("/")
             };
-            format!("{shard} {}", keys.iter().map(key).collect::<Vec<_>>().join(" "))
+            let keys: Vec<String> = change.keys().into_iter().flatten().map(key).collect();
+            format!("{shard} {}", keys.join(" "))
         }
+        Event::Unsettled(xids) => format!("unsettled {}", xids.len()),
         Event::Catalog(CatalogChange::Shard(shard)) => format!("+shard {}", shard.name),
         Event::Catalog(CatalogChange::ShardDropped(name)) => format!("-shard {name}"),
         Event::Catalog(CatalogChange::Function(mapping)) => {

@@ -84,7 +84,7 @@ async fn an_edge_s_role_reads_its_edge_and_nothing_else() -> Result<()> {
         "SELECT foreshard.version()",
         r#"SELECT foreshard.log_executions('ewr', '[{"function_id":"f","started_at":"2024-01-01T00:00:00Z","served_from":"origin","wait_us":1,"bytes":2}]')"#,
         "SELECT pg_create_logical_replication_slot(foreshard.edge_slot('ewr'), 'foreshard')",
-        "SELECT pg_logical_slot_peek_binary_changes(foreshard.edge_slot('ewr'), NULL, NULL, 'edge', 'ewr', 'protocol', '1')",
+        "SELECT pg_logical_slot_peek_binary_changes(foreshard.edge_slot('ewr'), NULL, NULL, 'edge', 'ewr', 'protocol', '2')",
     ] {
         edge.batch_execute(query).await.map_err(|error| anyhow::anyhow!("{query}: {error:?}"))?;
     }
@@ -95,7 +95,7 @@ async fn an_edge_s_role_reads_its_edge_and_nothing_else() -> Result<()> {
         "SELECT foreshard.edge_slot('lga')",
         "SELECT foreshard.nudge('lga')",
         "SELECT foreshard.log_executions('lga', '[]')",
-        "SELECT pg_logical_slot_peek_binary_changes(foreshard.edge_slot('ewr'), NULL, NULL, 'edge', 'lga', 'protocol', '1')",
+        "SELECT pg_logical_slot_peek_binary_changes(foreshard.edge_slot('ewr'), NULL, NULL, 'edge', 'lga', 'protocol', '2')",
         "SELECT foreshard.publish_schedule('ewr', now(), now() + interval '1 min', '[]')",
         "SELECT foreshard.map_function('f', '{secret}')",
         "SELECT foreshard.create_shard('x', 't')",

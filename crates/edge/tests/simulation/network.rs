@@ -180,7 +180,14 @@ impl World {
             if let Some(mutant) = self.mutant {
                 mutant.spoil_snapshot(&mut snapshot);
             }
-            Box::new(CatalogSnapshot { snapshot, wal_lsn, shards, mappings, schedules })
+            Box::new(CatalogSnapshot {
+                snapshot,
+                wal_lsn,
+                unsettled: Vec::new(),
+                shards,
+                mappings,
+                schedules,
+            })
         });
         let way = self.way();
         self.after(way, Step::CatalogAnswered(epoch, answer));
