@@ -6,6 +6,7 @@ use anyhow::bail;
 use clap::Args;
 
 use crate::fetch::{OriginError, connect};
+use crate::origin::OriginAddress;
 
 /// Flags of `doctor`.
 #[derive(Args)]
@@ -17,9 +18,8 @@ pub(crate) struct DoctorArgs {
 
 /// Prints every check; fails if one of them failed.
 pub(crate) async fn run(args: DoctorArgs) -> anyhow::Result<()> {
-    let Ok(origin) = args.origin.parse::<tokio_postgres::Config>() else {
-        bail!("--origin: not a PostgreSQL connection string");
-    };
+    let origin =
+        OriginAddress::parse(&args.origin).map_err(|mistake| anyhow::anyhow!("--origin: {mistake}"))?;
     let client = connect(&origin, Duration::from_secs(10)).await?;
     let query = "SELECT \"check\", status, detail, fix FROM foreshard.health()";
     let rows = client.query(query, &[]).await.map_err(|error| OriginError::of(&error))?;

@@ -6,8 +6,12 @@ mod config;
 mod doctor;
 mod feed;
 mod fetch;
+#[cfg(test)]
+mod fuzzing;
 mod http;
+mod origin;
 mod plan;
+mod reload;
 mod serve;
 
 use std::path::PathBuf;

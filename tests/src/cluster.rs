@@ -186,6 +186,25 @@ impl Cluster {
         self.append_conf(&format!("{name} = '{}'\n", value.replace('\'', "''")))
     }
 
+    /// Serves TLS with this certificate and key (PEM) from now on, to clients that ask for it.
+    pub async fn use_tls(&self, certificate: &str, key: &str) -> Result<()> {
+        use std::os::unix::fs::PermissionsExt;
+        for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+            let file = self.data_dir().join(name);
+            std::fs::write(&file, text)?;
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600))?;
+            self.account.own(&file)?;
+        }
+        self.configure("ssl", "on")?;
+        self.connect().await?.batch_execute("SELECT pg_reload_conf()").await?;
+        // Sessions that begin after the postmaster has read its files see what it has read.
+        eventually("the server serves TLS", START_WITHIN, || async {
+            let on: String = self.connect().await?.query_one("SHOW ssl", &[]).await?.get(0);
+            Ok((on == "on").then_some(()))
+        })
+        .await
+    }
+
     /// Starts the server of a cluster that was stopped, and waits until it takes connections. The port stays the same.
     pub async fn start_again(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "the server is running already");

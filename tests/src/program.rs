@@ -185,6 +185,12 @@ impl Sidecar {
         &mut self.process
     }
 
+    /// Everything it has written so far, its predecessors' included.
+    #[must_use]
+    pub fn log_text(&self) -> String {
+        self.process.log_text()
+    }
+
     /// The value of one metric of `/metrics`, summed over its labels; 0 when it is not there.
     pub async fn metric(&self, name: &str) -> Result<f64> {
         let text = self.http.get("/metrics").await?.text();

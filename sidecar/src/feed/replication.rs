@@ -6,9 +6,10 @@ use foreshard_protocol::{Lsn, PROTOCOL_VERSION};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use pg_walstream::{CancellationToken, PgReplicationConnection};
 use tokio::time::timeout;
-use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::config::Host;
 
 use crate::config::Config;
+use crate::origin::{OriginAddress, Protection};
 
 /// A replication connection that streams from the edge's slot.
 pub(crate) struct Replication {
@@ -110,9 +111,13 @@ fn create_slot(connection: &mut PgReplicationConnection, slot: &str) -> anyhow::
     Ok(text.parse()?)
 }
 
-fn address(origin: &tokio_postgres::Config, within: Duration, edge: &str) -> anyhow::Result<String> {
+fn address(address: &OriginAddress, within: Duration, edge: &str) -> anyhow::Result<String> {
     let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    let origin = &address.pg;
+    let tls = matches!(address.protection, Protection::Tls(_));
     let host = match (origin.get_hostaddrs().first(), origin.get_hosts().first()) {
+        // The library checks the certificate against what it connects to: that has to be the name.
+        (_, Some(Host::Tcp(host))) if tls => host.clone(),
         (Some(address), _) => address.to_string(),
         (None, Some(Host::Tcp(host))) => host.clone(),
         _ => bail!("the change stream needs TCP: give --origin a host name or address, not a Unix socket"),
@@ -127,12 +132,17 @@ fn address(origin: &tokio_postgres::Config, within: Duration, edge: &str) -> any
         None => String::new(),
     };
     let database = origin.get_dbname().unwrap_or(user);
-    let tls = match origin.get_ssl_mode() {
-        SslMode::Require => "require",
-        _ => "disable",
+    let (mode, roots) = match &address.protection {
+        Protection::None => ("disable", None),
+        Protection::Tls(tls) => tls.of_stream(),
     };
+    let roots =
+        match roots.map(|file| file.to_str().context("sslrootcert: the path is not UTF-8")).transpose()? {
+            Some(file) => format!("&sslrootcert={}", encode(file)),
+            None => String::new(),
+        };
     Ok(format!(
-        "postgresql://{}{password}@{host}:{port}/{}?replication=database&sslmode={tls}&connect_timeout={}&application_name={}",
+        "postgresql://{}{password}@{host}:{port}/{}?replication=database&sslmode={mode}{roots}&connect_timeout={}&application_name={}",
         encode(user),
         encode(database),
         within.as_secs().max(1),
@@ -146,14 +156,22 @@ mod tests {
 
     #[test]
     fn addresses_keep_what_needs_encoding() {
-        let origin: tokio_postgres::Config =
-            "host=db port=5433 user='a b' password='p@/:s' dbname='x?y'".parse().unwrap();
+        let origin = OriginAddress::parse(
+            "host=db port=5433 user='a b' password='p@/:s' dbname='x?y' sslmode=disable",
+        )
+        .unwrap();
         let address = address(&origin, Duration::from_millis(1500), "e").unwrap();
         assert_eq!(
             address,
             "postgresql://a%20b:p%40%2F%3As@db:5433/x%3Fy?replication=database&sslmode=disable&connect_timeout=1&application_name=foreshard%20e%20stream"
         );
-        let unix: tokio_postgres::Config = "host=/tmp user=a".parse().unwrap();
+        let tls = OriginAddress::parse("host=db hostaddr=10.0.0.1 user=a sslrootcert=/r&s").unwrap();
+        let tls = super::address(&tls, Duration::from_secs(1), "e").unwrap();
+        assert!(
+            tls.contains("@db:5432/") && tls.contains("sslmode=verify-full&sslrootcert=%2Fr%26s&"),
+            "{tls}"
+        );
+        let unix = OriginAddress::parse("host=/tmp user=a").unwrap();
         assert!(super::address(&unix, Duration::from_secs(1), "e").unwrap_err().to_string().contains("TCP"));
     }
 

@@ -4,13 +4,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, NoTls, Statement};
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{Client, NoTls, Socket, Statement};
 
 use crate::config::Config;
+use crate::origin::{OriginAddress, Protection, refused_by_tls};
 
 /// A connection for fetches that is opened when first needed and again after it broke.
 pub(crate) struct Origin {
-    config: tokio_postgres::Config,
+    address: OriginAddress,
     connect_timeout: Duration,
     state: Mutex<State>,
 }
@@ -49,9 +51,10 @@ impl OriginError {
         let Some(db) = error.as_db_error() else {
             let source =
                 std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
-            return OriginError {
-                message: format!("origin out of reach: {error}{source}"),
-                permanent: false,
+            let message = format!("origin out of reach: {error}{source}");
+            return match refused_by_tls(error) {
+                Some(mend) => OriginError { message: format!("{message}; {mend}"), permanent: true },
+                None => OriginError { message, permanent: false },
             };
         };
         let code = db.code();
@@ -83,9 +86,9 @@ impl OriginError {
 
 impl Origin {
     pub(crate) fn new(config: &Config, purpose: &str) -> Self {
-        let mut origin = config.origin.clone();
-        origin.application_name(format!("foreshard {} {purpose}", config.edge));
-        Origin { config: origin, connect_timeout: config.connect_timeout, state: Mutex::default() }
+        let mut address = config.origin.clone();
+        address.pg.application_name(format!("foreshard {} {purpose}", config.edge));
+        Origin { address, connect_timeout: config.connect_timeout, state: Mutex::default() }
     }
 
     pub(crate) async fn get(&self) -> Result<Arc<Open>, OriginError> {
@@ -111,7 +114,7 @@ impl Origin {
     }
 
     async fn open(&self) -> Result<Arc<Open>, OriginError> {
-        let client = connect(&self.config, self.connect_timeout).await?;
+        let client = connect(&self.address, self.connect_timeout).await?;
         let statement = client.prepare("SELECT part FROM foreshard.fetch($1, $2) AS part");
         let fetch = timeout(self.connect_timeout, statement).await.map_err(|_| slow())?;
         Ok(Arc::new(Open { fetch: fetch.map_err(|error| OriginError::of(&error))?, client }))
@@ -127,14 +130,25 @@ fn slow() -> OriginError {
     OriginError { message: "origin out of reach: no answer in time".into(), permanent: false }
 }
 
-/// Opens a connection; the task that drives it ends with the client.
-pub(crate) async fn connect(
-    config: &tokio_postgres::Config,
-    within: Duration,
-) -> Result<Client, OriginError> {
-    let mut config = config.clone();
+/// Opens a connection, protected as the address says; the task that drives it ends with the client.
+pub(crate) async fn connect(address: &OriginAddress, within: Duration) -> Result<Client, OriginError> {
+    let mut config = address.pg.clone();
     config.connect_timeout(within).keepalives_idle(Duration::from_secs(10));
-    let connecting = timeout(within, config.connect(NoTls)).await.map_err(|_| slow())?;
+    match &address.protection {
+        Protection::None => open(&config, NoTls, within).await,
+        Protection::Tls(tls) => {
+            let connector = tls.connector().map_err(|message| OriginError { message, permanent: true })?;
+            open(&config, connector, within).await
+        }
+    }
+}
+
+async fn open<T>(config: &tokio_postgres::Config, tls: T, within: Duration) -> Result<Client, OriginError>
+where
+    T: MakeTlsConnect<Socket>,
+    T::Stream: Send + 'static,
+{
+    let connecting = timeout(within, config.connect(tls)).await.map_err(|_| slow())?;
     let (client, connection) = connecting.map_err(|error| OriginError::of(&error))?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {

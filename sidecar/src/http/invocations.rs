@@ -3,9 +3,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use foreshard_edge::{EdgeCore, Refusal, Request, ServedFrom};
 use foreshard_protocol::{InstanceId, KeyPart};
@@ -31,18 +30,19 @@ pub(super) async fn post(
     State(app): State<Arc<App>>,
     Path(function): Path<String>,
     headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    body: Bytes,
 ) -> Result<Response, Problem> {
     let started = Instant::now();
-    app.guard.admit(&headers, &function)?;
+    let bearer = app.guard.admit(&headers, &function)?;
     if Format::accepted(&headers)? != Format::Json {
         return Err(Problem::not_acceptable());
     }
     let min_lsn = min_lsn(&headers)?;
-    let params = read(body, app.config.max_body)?;
+    let params = read(&body)?;
     let mut tables = Vec::new();
     let asked = app.shared.request(|core| {
         let instances = instances(core, &function, &params, &mut tables)?;
+        instances.iter().try_for_each(|instance| bearer.may_read(instance))?;
         Ok::<_, Problem>(Request { function: function.clone(), instances, min_lsn })
     });
     let answer = asked.await??;
@@ -92,19 +92,12 @@ pub(super) async fn post(
     Ok(response)
 }
 
-fn read(body: Result<Bytes, BytesRejection>, max_body: usize) -> Result<Map<String, Value>, Problem> {
-    let body = body.map_err(|error| {
-        if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            Problem::too_large(format!("the body is larger than {max_body} bytes"))
-        } else {
-            Problem::bad_request("bad-body", "the body could not be read")
-        }
-    })?;
+fn read(body: &[u8]) -> Result<Map<String, Value>, Problem> {
     if body.trim_ascii().is_empty() {
         return Ok(Map::new());
     }
     let shape = "expected {\"params\": {\"column\": value}} with strings, numbers, booleans or null";
-    let invocation: Invocation = serde_json::from_slice(&body)
+    let invocation: Invocation = serde_json::from_slice(body)
         .map_err(|_| Problem::bad_request("bad-body", format!("the body: {shape}")))?;
     match invocation.params.iter().find(|(_, value)| value.is_array() || value.is_object()) {
         Some((name, _)) => Err(Problem::bad_request("bad-body", format!("params.{name}: {shape}"))),

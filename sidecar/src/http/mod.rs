@@ -5,10 +5,12 @@ mod invocations;
 mod metrics;
 mod openapi;
 mod params;
+mod patience;
 mod problem;
 mod rows;
 mod server;
 mod status;
+mod tls;
 
 use std::sync::Arc;
 
@@ -21,12 +23,13 @@ use crate::serve::{Logger, Shared};
 pub(crate) use auth::Guard;
 use problem::Problem;
 pub(crate) use server::Bound;
+pub(crate) use tls::Https;
 
 /// What every handler has.
 pub(crate) struct App {
     pub(crate) shared: Arc<Shared>,
     pub(crate) logger: Logger,
-    pub(crate) guard: Guard,
+    pub(crate) guard: Arc<Guard>,
     pub(crate) config: Arc<Config>,
     /// Begins every invocation id of this process.
     pub(crate) process: String,
@@ -34,7 +37,7 @@ pub(crate) struct App {
 
 /// Everything but the one route that has to be fast (see [`server`]): functions under `/v1`, operators beside it.
 fn router(app: Arc<App>) -> Router {
-    let max_body = app.config.max_body;
+    let max_body = app.config.limits.body;
     Router::new()
         .route("/v1/functions/{function_id}/invocations", post(invocations::post))
         .route("/v1/functions/{function_id}/shards", get(status::shards))
@@ -47,7 +50,7 @@ fn router(app: Arc<App>) -> Router {
         .fallback(async || {
             Problem::not_found("there is nothing at this path; /openapi.json lists what there is")
         })
-        .method_not_allowed_fallback(async || Problem::method())
+        .method_not_allowed_fallback(async || Problem::method(None))
         .layer(DefaultBodyLimit::max(max_body))
         .with_state(app)
 }

@@ -1,6 +1,6 @@
 //! Errors as RFC 9457 problem documents. Never a row's value, never a credential.
 
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use foreshard_edge::Refusal;
 use foreshard_edge::rows::QueryError;
@@ -16,13 +16,13 @@ pub(crate) struct Problem {
     status: u16,
     detail: String,
     #[serde(skip)]
-    retry_after: Option<u32>,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Problem {
     fn new(status: StatusCode, kind: &str, title: &'static str, detail: impl Into<String>) -> Self {
         let r#type = format!("urn:foreshard:problem:{kind}");
-        Problem { r#type, title, status: status.as_u16(), detail: detail.into(), retry_after: None }
+        Problem { r#type, title, status: status.as_u16(), detail: detail.into(), headers: Vec::new() }
     }
 
     pub(crate) fn bad_request(kind: &str, detail: impl Into<String>) -> Self {
@@ -33,21 +33,50 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "not-found", "There is nothing here", detail)
     }
 
-    pub(crate) fn method() -> Self {
-        Self::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "method",
-            "The method is not allowed here",
-            "see /openapi.json",
-        )
+    /// `allow` says which methods are; the router knows by itself.
+    pub(crate) fn method(allow: Option<&'static str>) -> Self {
+        let status = StatusCode::METHOD_NOT_ALLOWED;
+        let problem = Self::new(status, "method", "The method is not allowed here", "see /openapi.json");
+        match allow {
+            Some(methods) => problem.with(header::ALLOW, methods),
+            None => problem,
+        }
     }
 
-    pub(crate) fn unauthorized(detail: impl Into<String>) -> Self {
+    /// `error` as in RFC 6750; none if there was no token at all.
+    pub(crate) fn unauthorized(error: Option<&'static str>, detail: impl Into<String>) -> Self {
+        let challenge = match error {
+            Some("invalid_token") => "Bearer realm=\"foreshard\", error=\"invalid_token\"",
+            _ => "Bearer realm=\"foreshard\"",
+        };
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "A valid token is needed", detail)
+            .with(header::WWW_AUTHENTICATE, challenge)
     }
 
     pub(crate) fn forbidden(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "forbidden", "The function may not read this", detail)
+    }
+
+    /// The token is good, but not for this.
+    pub(crate) fn out_of_scope(detail: impl Into<String>) -> Self {
+        Self::forbidden(detail)
+            .with(header::WWW_AUTHENTICATE, "Bearer realm=\"foreshard\", error=\"insufficient_scope\"")
+    }
+
+    pub(crate) fn long_url(most: usize) -> Self {
+        let detail = format!("the path with its query is longer than {most} bytes");
+        Self::new(StatusCode::URI_TOO_LONG, "too-large", "Too large", detail)
+    }
+
+    pub(crate) fn slow_body() -> Self {
+        let detail = "the body did not arrive in time";
+        Self::new(StatusCode::REQUEST_TIMEOUT, "slow", "The request took too long", detail)
+            .with(header::CONNECTION, "close")
+    }
+
+    fn with(mut self, name: HeaderName, value: &'static str) -> Self {
+        self.headers.push((name, HeaderValue::from_static(value)));
+        self
     }
 
     pub(crate) fn not_acceptable() -> Self {
@@ -60,9 +89,8 @@ impl Problem {
     }
 
     fn unavailable(kind: &str, detail: impl Into<String>) -> Self {
-        let problem =
-            Self::new(StatusCode::SERVICE_UNAVAILABLE, kind, "No fresh answer can be given now", detail);
-        Problem { retry_after: Some(1), ..problem }
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, kind, "No fresh answer can be given now", detail)
+            .with(header::RETRY_AFTER, "1")
     }
 }
 
@@ -99,7 +127,7 @@ impl From<Refusal> for Problem {
             Refusal::TimedOut => {
                 Problem::unavailable("timed-out", "stream and origin did not get there in time")
             }
-            Refusal::Overloaded => Problem::unavailable("overloaded", "too many requests are waiting"),
+            Refusal::Overloaded => Problem::unavailable("overloaded", "too many requests are under way"),
         }
     }
 }
@@ -142,12 +170,7 @@ impl IntoResponse for Problem {
         let mut response = (status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some(seconds) = self.retry_after {
-            headers.insert(header::RETRY_AFTER, seconds.into());
-        }
-        if status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
+        headers.extend(self.headers);
         response
     }
 }

@@ -18,7 +18,7 @@ use crate::serve::Execution;
 pub(super) async fn get(app: &App, path: (String, String), request: &Parts) -> Result<Response, Problem> {
     let started = Instant::now();
     let ((function, shard), headers) = (path, &request.headers);
-    app.guard.admit(headers, &function)?;
+    let bearer = app.guard.admit(headers, &function)?;
     let format = Format::accepted(headers)?;
     let min_lsn = min_lsn(headers)?;
     let parameters = parameters(request.uri.query().unwrap_or_default())?;
@@ -33,6 +33,7 @@ pub(super) async fn get(app: &App, path: (String, String), request: &Parts) -> R
             // The core refuses it with the right words.
             _ => InstanceId::unkeyed(shard.clone()),
         };
+        bearer.may_read(&instance)?;
         Ok::<_, Problem>(Request { function: function.clone(), instances: vec![instance], min_lsn })
     });
     let Answer { lsn, mut parts } = asked.await??;

@@ -11,62 +11,82 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::http::{Method, Request};
 use axum::response::{IntoResponse, Response};
-use hyper::body::Incoming;
+use foreshard_edge::Refusal;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tower_service::Service;
 
-use super::{App, router, rows};
-use crate::config::Listen;
+use super::patience::Patient;
+use super::tls::Https;
+use super::{App, Problem, router, rows};
+use crate::config::{Limits, Listen};
 
-/// A request's head has to arrive within this time, and a connection may be idle for as long.
-const HEAD_WITHIN: Duration = Duration::from_secs(60);
-/// Largest head of a request.
-const MAX_HEAD: usize = 128 << 10;
-/// Most connections at once; further ones wait to be accepted.
-const MAX_CONNECTIONS: usize = 20_000;
 /// Answers under way at the end are given this long.
 const FINISH_WITHIN: Duration = Duration::from_secs(20);
 
 /// A listening socket.
-pub(crate) enum Bound {
+enum Socket {
     Tcp(TcpListener),
     Unix(UnixListener, PathBuf),
 }
 
+/// A listening socket and how it speaks.
+pub(crate) struct Bound {
+    socket: Socket,
+    https: Option<Arc<Https>>,
+}
+
 impl Bound {
-    pub(crate) async fn open(listen: &Listen) -> anyhow::Result<Self> {
+    pub(crate) async fn open(listen: &Listen, https: Option<Arc<Https>>) -> anyhow::Result<Self> {
+        Ok(Bound { socket: Socket::open(listen).await?, https })
+    }
+}
+
+impl Socket {
+    async fn open(listen: &Listen) -> anyhow::Result<Self> {
         match listen {
             Listen::Tcp(address) => {
                 let listener = TcpListener::bind(address).await;
-                Ok(Bound::Tcp(listener.with_context(|| format!("cannot listen on {address}"))?))
+                Ok(Socket::Tcp(listener.with_context(|| format!("cannot listen on {address}"))?))
             }
             Listen::Unix(path) => {
                 remove_stale(path).await?;
                 let listener = UnixListener::bind(path);
                 let listener =
                     listener.with_context(|| format!("cannot listen on unix:{}", path.display()))?;
-                Ok(Bound::Unix(listener, path.clone()))
+                Ok(Socket::Unix(listener, path.clone()))
             }
         }
     }
+}
 
+impl Bound {
     /// Serves until `end` resolves; its error is the result. Answers under way are finished.
     pub(crate) async fn serve(
         self,
         app: Arc<App>,
         end: impl Future<Output = anyhow::Result<()>>,
     ) -> anyhow::Result<()> {
-        let server = Server { router: router(app.clone()), app, graceful: GracefulShutdown::new() };
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let limits = app.config.limits.clone();
+        let places = Arc::new(Semaphore::new(limits.connections));
+        let desk = Desk { router: router(app.clone()), requests: Semaphore::new(limits.requests), app };
+        let server = Server {
+            desk: Arc::new(desk),
+            limits,
+            https: self.https.clone(),
+            graceful: GracefulShutdown::new(),
+        };
         let mut end = std::pin::pin!(end);
         let result = loop {
             let place = tokio::select! {
@@ -86,29 +106,30 @@ impl Bound {
         if finished.is_err() {
             tracing::warn!("connections are still busy and are cut");
         }
-        if let Bound::Unix(_, path) = &self {
+        if let Socket::Unix(_, path) = &self.socket {
             drop(std::fs::remove_file(path));
         }
         result
     }
 
     async fn accept(&self, server: &Server, place: tokio::sync::OwnedSemaphorePermit) -> std::io::Result<()> {
-        match self {
-            Bound::Tcp(listener) => {
+        match &self.socket {
+            Socket::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 // Answers are small and written at once: waiting for more to send only delays them.
                 stream.set_nodelay(true)?;
                 server.spawn(stream, place);
             }
-            Bound::Unix(listener, _) => server.spawn(listener.accept().await?.0, place),
+            Socket::Unix(listener, _) => server.spawn(listener.accept().await?.0, place),
         }
         Ok(())
     }
 }
 
 struct Server {
-    app: Arc<App>,
-    router: Router,
+    desk: Arc<Desk>,
+    limits: Limits,
+    https: Option<Arc<Https>>,
     graceful: GracefulShutdown,
 }
 
@@ -118,35 +139,92 @@ impl Server {
         stream: S,
         place: tokio::sync::OwnedSemaphorePermit,
     ) {
-        let (app, router) = (self.app.clone(), self.router.clone());
-        let service = service_fn(move |request| respond(app.clone(), router.clone(), request));
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_WITHIN)
-            .max_buf_size(MAX_HEAD)
-            .serve_connection(TokioIo::new(stream), service);
-        let connection = self.graceful.watch(connection);
+        let stream = Patient::new(stream, self.limits.write_timeout);
+        let acceptor = self.https.as_ref().map(|https| https.acceptor());
+        let within = self.limits.head_timeout;
+        let (desk, watcher) = (self.desk.clone(), self.graceful.watcher());
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection ended");
+            match acceptor {
+                None => serve(stream, desk, watcher).await,
+                Some(acceptor) => match timeout(within, acceptor.accept(stream)).await {
+                    Ok(Ok(stream)) => serve(stream, desk, watcher).await,
+                    Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+                    Err(_) => tracing::debug!("a TLS handshake took too long"),
+                },
             }
             drop(place);
         });
     }
 }
 
-async fn respond(
-    app: Arc<App>,
-    mut router: Router,
-    request: Request<Incoming>,
-) -> Result<Response, Infallible> {
-    if *request.method() == Method::GET
-        && let Some(path) = rows::path(request.uri().path())
-    {
-        let (head, _) = request.into_parts();
-        return Ok(rows::get(&app, path, &head).await.unwrap_or_else(IntoResponse::into_response));
+/// Serves one connection to its end.
+async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    desk: Arc<Desk>,
+    watcher: Watcher,
+) {
+    let limits = &desk.app.config.limits;
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(limits.head_timeout).max_buf_size(limits.head);
+    let service = service_fn(move |request| {
+        let desk = desk.clone();
+        async move { Ok::<_, Infallible>(desk.respond(request).await) }
+    });
+    if let Err(error) = watcher.watch(http.serve_connection(TokioIo::new(stream), service)).await {
+        tracing::debug!(%error, "a connection ended");
     }
-    router.call(request.map(Body::new)).await
+}
+
+/// Where requests are taken in.
+struct Desk {
+    app: Arc<App>,
+    router: Router,
+    /// One permit for each request under way.
+    requests: Semaphore,
+}
+
+impl Desk {
+    async fn respond(&self, request: Request<Incoming>) -> Response {
+        let Ok(_place) = self.requests.try_acquire() else {
+            return Problem::from(Refusal::Overloaded).into_response();
+        };
+        let limits = &self.app.config.limits;
+        let uri = request.uri();
+        if uri.path().len() + uri.query().map_or(0, |query| query.len() + 1) > limits.url {
+            return Problem::long_url(limits.url).into_response();
+        }
+        if let Some(path) = rows::path(uri.path()) {
+            if !matches!(*request.method(), Method::GET | Method::HEAD) {
+                return Problem::method(Some("GET, HEAD")).into_response();
+            }
+            let (head, _) = request.into_parts();
+            return rows::get(&self.app, path, &head).await.unwrap_or_else(IntoResponse::into_response);
+        }
+        let (head, body) = request.into_parts();
+        let body = match whole(body, limits).await {
+            Ok(body) => body,
+            Err(problem) => return problem.into_response(),
+        };
+        let answered = self.router.clone().call(Request::from_parts(head, Body::from(body))).await;
+        answered.unwrap_or_else(|never| match never {})
+    }
+}
+
+/// The body, if it is no larger and no slower than it may be.
+async fn whole(body: Incoming, limits: &Limits) -> Result<Bytes, Problem> {
+    let too_large = || Problem::too_large(format!("the body is larger than {} bytes", limits.body));
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    if body.size_hint().lower() > limits.body as u64 {
+        return Err(too_large());
+    }
+    match timeout(limits.body_timeout, Limited::new(body, limits.body).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => Err(Problem::bad_request("bad-body", "the body could not be read")),
+        Err(_) => Err(Problem::slow_body()),
+    }
 }
 
 /// Removes a socket file that a killed predecessor left; one that answers belongs to a running process.

@@ -6,6 +6,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Html;
 use chrono::DateTime;
 use foreshard_edge::Refusal;
+use foreshard_protocol::InstanceId;
 use serde_json::{Value, json};
 
 use super::{App, Problem};
@@ -19,7 +20,7 @@ pub(super) async fn shards(
     Path(function): Path<String>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Problem> {
-    app.guard.admit(&headers, &function)?;
+    let bearer = app.guard.admit(&headers, &function)?;
     app.shared.look(|core, now| {
         let definitions = core.definitions();
         if !definitions.ready() {
@@ -31,8 +32,13 @@ pub(super) async fn shards(
             .filter_map(|name| definitions.shard(name))
             .map(|def| {
                 let held = core.held(now, &def.name, MOST_INSTANCES);
+                let visible = |instance: &str| {
+                    let instance = instance.parse::<InstanceId>();
+                    instance.is_ok_and(|instance| bearer.may_read(&instance).is_ok())
+                };
                 let held: Vec<Value> = held
                     .into_iter()
+                    .filter(|(instance, ..)| visible(instance))
                     .map(|(instance, from, bytes, age)| {
                         json!({"instance": &*instance, "cache": from.as_str(), "bytes": bytes, "age_seconds": age / 1_000_000})
                     })

@@ -6,10 +6,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use foreshard_planner::EdgeSchedule;
 use futures_util::TryStreamExt;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, NoTls, Row};
+use tokio_postgres::{Client, Row};
 
 use super::catalog::{Catalog, Edge};
 use super::learner::{Cursor, Learner, LogRow};
+use crate::fetch::{OriginError, connect};
+use crate::origin::OriginAddress;
 
 /// Why the origin could not be used, in words without values or credentials.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -25,12 +27,8 @@ pub(super) struct Failure {
 impl From<tokio_postgres::Error> for Failure {
     fn from(error: tokio_postgres::Error) -> Self {
         let Some(db) = error.as_db_error() else {
-            let source = std::error::Error::source(&error).map(|s| format!(": {s}")).unwrap_or_default();
-            return Failure {
-                message: format!("origin out of reach: {error}{source}"),
-                permanent: false,
-                refused: false,
-            };
+            let OriginError { message, permanent } = OriginError::of(&error);
+            return Failure { message, permanent, refused: false };
         };
         let code = db.code();
         let missing =
@@ -82,19 +80,13 @@ pub(super) struct Origin {
 }
 
 impl Origin {
-    pub(super) async fn connect(config: &tokio_postgres::Config) -> Result<Self, Failure> {
-        let mut config = config.clone();
-        config.application_name("foreshard plan").connect_timeout(CONNECT_TIMEOUT);
-        config.keepalives_idle(Duration::from_secs(10)).tcp_user_timeout(ANSWER);
-        let connect = tokio::time::timeout(CONNECT_TIMEOUT * 2, config.connect(NoTls));
-        let (client, connection) = connect.await.map_err(|_| Failure::timeout("connecting"))??;
-        tokio::spawn(async move {
-            // Whoever uses the client hears of the error too.
-            if let Err(error) = connection.await {
-                tracing::debug!("connection to the origin ended: {error}");
-            }
-        });
-        Ok(Origin { client })
+    pub(super) async fn connect(address: &OriginAddress) -> Result<Self, Failure> {
+        let mut address = address.clone();
+        address.pg.application_name("foreshard plan").tcp_user_timeout(ANSWER);
+        match connect(&address, CONNECT_TIMEOUT * 2).await {
+            Ok(client) => Ok(Origin { client }),
+            Err(OriginError { message, permanent }) => Err(Failure { message, permanent, refused: false }),
+        }
     }
 
     /// Becomes the leading planner of this database, unless there is one; holds for as long as the connection.

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use crate::clock::Clock;
 use crate::config::Mistakes;
+use crate::origin::OriginAddress;
 
 /// Learn from the execution log and publish prefetch schedules.
 #[derive(Clone, Debug, Default, Args)]
@@ -62,7 +63,7 @@ struct File {
 /// Settings of `plan`, checked.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    pub(crate) origin: tokio_postgres::Config,
+    pub(crate) origin: OriginAddress,
     pub(crate) clock: Clock,
     /// Seconds.
     pub(crate) window: i64,
@@ -102,11 +103,9 @@ impl Settings {
                     .push("origin: missing: give --origin postgresql://USER@HOST:PORT/DATABASE".to_owned());
                 None
             }
-            // The parser's message may repeat the text, which may hold a password.
-            Some(text) => text
-                .parse::<tokio_postgres::Config>()
-                .map_err(|_| mistakes.push("origin: not a PostgreSQL connection string".to_owned()))
-                .ok(),
+            Some(text) => {
+                OriginAddress::parse(text).map_err(|mistake| mistakes.push(format!("origin: {mistake}"))).ok()
+            }
         };
         let clock = match args.clock.as_ref().or(file.clock.as_ref()) {
             None => Some(Clock::wall()),

@@ -9,66 +9,63 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::bail;
-use clap::Args;
+use clap::{Arg, ArgMatches, Args, FromArgMatches};
 use foreshard_edge::EdgeCore;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::config::{Auth, Config};
-use crate::http::{App, Bound, Guard};
-use crate::{feed, fetch};
+use crate::config::{Auth, Config, SETTINGS, Setting};
+use crate::http::{App, Bound, Guard, Https};
+use crate::{feed, fetch, reload};
 
 pub(crate) use log::{Execution, Logger};
 pub(crate) use shared::Shared;
 
-/// Flags of `serve`. Every other setting is in the file or the environment; `foreshard check` lists them.
-#[derive(Args)]
+/// Flags of `serve`: `--config`, and every setting.
 pub(crate) struct ServeArgs {
-    /// Connection string of the origin, postgresql://USER@HOST:PORT/DATABASE
-    #[arg(long, value_name = "URL")]
-    origin: Option<String>,
-    /// Name of this edge, as registered with foreshard.create_edge
-    #[arg(long, value_name = "NAME")]
-    edge: Option<String>,
-    /// Where functions connect: ADDR:PORT or unix:PATH
-    #[arg(long, value_name = "ADDR")]
-    listen: Option<String>,
-    /// none: requests without tokens, on loopback and Unix sockets only
-    #[arg(long, value_name = "MODE")]
-    auth: Option<String>,
-    /// off: ignore schedules and only cache reactively
-    #[arg(long, value_name = "on|off")]
-    prefetch: Option<String>,
-    /// Schedule entries at or below this confidence are dropped
-    #[arg(long, value_name = "P")]
-    min_confidence: Option<String>,
-    /// wall, or replay:T0@W0*RATE to replay a trace
-    #[arg(long, value_name = "SPEC")]
-    clock: Option<String>,
-    /// TOML file with settings
-    #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    settings: Vec<(&'static str, Option<String>)>,
+}
+
+impl Args for ServeArgs {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let file = Arg::new("config").long("config").value_name("FILE").help("TOML file with settings");
+        let file = file.value_parser(clap::value_parser!(PathBuf));
+        SETTINGS.iter().fold(command.arg(file), |command, setting| {
+            let flag = Arg::new(setting.name).long(setting.name.replace('_', "-")).value_name("VALUE");
+            command.arg(flag.help(setting.help).help_heading("Settings"))
+        })
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for ServeArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let value = |setting: &Setting| (setting.name, matches.get_one::<String>(setting.name).cloned());
+        let settings = SETTINGS.iter().map(value).collect();
+        Ok(ServeArgs { config: matches.get_one("config").cloned(), settings })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
 impl ServeArgs {
     fn load(self) -> Result<Config, crate::config::Mistakes> {
-        let flags = [
-            ("origin", self.origin),
-            ("edge", self.edge),
-            ("listen", self.listen),
-            ("auth", self.auth),
-            ("prefetch", self.prefetch),
-            ("min_confidence", self.min_confidence),
-            ("clock", self.clock),
-        ];
-        Config::load(self.config.as_deref(), std::env::vars(), &flags)
+        Config::load(self.config.as_deref(), std::env::vars(), &self.settings)
     }
 }
 
 /// Runs the sidecar until it is told to stop or its edge is dropped.
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let config = Arc::new(args.load()?);
-    let guard = Guard::new(&config.auth)?;
+    let guard = Arc::new(Guard::new(&config.auth)?);
+    let https = config.tls.as_ref().map(Https::new).transpose()?.map(Arc::new);
     if config.auth == Auth::None {
         tracing::warn!("requests need no token (auth = none)");
     }
@@ -84,8 +81,12 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     }
     let (logger, log) = log::channel(config.log_buffer);
     let process = format!("{:016x}", rand::random::<u64>());
-    let app = App { shared: shared.clone(), logger, guard, config: config.clone(), process };
-    let listener = Bound::open(&config.listen).await?;
+    let app = App { shared: shared.clone(), logger, guard: guard.clone(), config: config.clone(), process };
+    let listener = Bound::open(&config.listen, https.clone()).await?;
+    tokio::spawn(reload::watch("token keys", guard.files(), move || guard.reload()));
+    if let Some(https) = https {
+        tokio::spawn(reload::watch("certificates", https.files(), move || https.reload()));
+    }
     tokio::spawn(fetch::run(config.clone(), shared.clone(), ordered));
     tokio::spawn(control::run(config.clone(), shared.clone(), log));
     tokio::spawn(resources::run(shared.clone()));

@@ -1,5 +1,11 @@
 //! `foreshard serve` end to end, against a real PostgreSQL.
 
 mod answers;
+mod certificates;
 mod faults;
+mod https;
+mod limits;
+mod origin_tls;
+mod secrets;
 mod shop;
+mod tokens;

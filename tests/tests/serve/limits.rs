@@ -1,0 +1,172 @@
+//! What one client can't take from the others.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use foreshard_tests::{Endpoint, Sidecar, SidecarOptions, eventually};
+use hyper::Method;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use crate::shop::Shop;
+
+const SOON: Duration = Duration::from_secs(30);
+
+async fn start(shop: &Shop, settings: &[(&str, &str)]) -> Result<Sidecar> {
+    let environment = settings.iter().map(|(name, value)| (format!("FORESHARD_{name}"), (*value).to_owned()));
+    let options = SidecarOptions { environment: environment.collect(), ..SidecarOptions::of(&shop.login) };
+    options.start().await
+}
+
+async fn open(edge: &Sidecar) -> Result<UnixStream> {
+    let Endpoint::Unix(path) = edge.http.endpoint() else { bail!("not on a Unix socket") };
+    Ok(UnixStream::connect(path).await?)
+}
+
+/// All that the sidecar still says on this connection; it must close it soon.
+async fn rest(stream: &mut UnixStream) -> Result<String> {
+    let mut answer = Vec::new();
+    // A connection that is reset has ended, too.
+    let _ = timeout(SOON, stream.read_to_end(&mut answer)).await?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_dawdle_are_cut_off() -> Result<()> {
+    let shop = Shop::open().await?;
+    let times = [("HEAD_TIMEOUT", "300ms"), ("BODY_TIMEOUT", "300ms"), ("WRITE_TIMEOUT", "300ms")];
+    let edge = start(&shop, &times).await?;
+    let mut head = open(&edge).await?;
+    head.write_all(b"GET /live HTTP/1.1\r\nhost: x\r\nx-slow: ").await?;
+    let said = rest(&mut head).await?;
+    assert!(!said.contains("200"), "{said}");
+
+    let mut silent = open(&edge).await?;
+    assert_eq!(rest(&mut silent).await?, "", "a connection that says nothing");
+
+    let mut body = open(&edge).await?;
+    let post = "POST /v1/functions/checkout/invocations HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{";
+    body.write_all(post.as_bytes()).await?;
+    let said = rest(&mut body).await?;
+    assert!(said.starts_with("HTTP/1.1 408") && said.contains("urn:foreshard:problem:slow"), "{said}");
+
+    // A client that asks and never reads: its answers fill the socket, and then it is gone.
+    let mut deaf = open(&edge).await?;
+    let request = b"GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n".repeat(50);
+    let deaf = timeout(SOON, async { while deaf.write_all(&request).await.is_ok() {} }).await;
+    ensure!(deaf.is_ok(), "still open");
+    assert_eq!(edge.http.get("/live").await?.status, 200);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_are_too_large_are_refused_by_kind() -> Result<()> {
+    let shop = Shop::open().await?;
+    let edge = start(&shop, &[("MAX_BODY", "1KiB"), ("MAX_HEAD", "16KiB"), ("MAX_URL", "2KiB")]).await?;
+    let long_url = format!("/v1/functions/checkout/shards/products/rows?id=in.({})", "1,".repeat(2000));
+    let answer = edge.http.get(&long_url).await?;
+    assert_eq!(
+        (answer.status.as_u16(), answer.header("content-type")),
+        (414, Some("application/problem+json"))
+    );
+    let long_header = "x".repeat(20_000);
+    let answer = edge.http.get_with("/live", &[("x-long", &long_header)]).await?;
+    assert_eq!(answer.status, 431);
+    let mut many = open(&edge).await?;
+    many.write_all(format!("GET /live HTTP/1.1\r\nhost: x\r\n{}\r\n", "a: b\r\n".repeat(200)).as_bytes())
+        .await?;
+    let said = rest(&mut many).await?;
+    assert!(said.starts_with("HTTP/1.1 431"), "{said}");
+    // Said to be too large, and found to be too large.
+    for head in ["content-length: 2000", "transfer-encoding: chunked"] {
+        let mut body = open(&edge).await?;
+        let chunk =
+            if head.contains("chunked") { format!("7d0\r\n{}\r\n", "x".repeat(2000)) } else { String::new() };
+        let post =
+            format!("POST /v1/functions/checkout/invocations HTTP/1.1\r\nhost: x\r\n{head}\r\n\r\n{chunk}");
+        body.write_all(post.as_bytes()).await?;
+        let mut answer = [0; 12];
+        timeout(SOON, body.read_exact(&mut answer)).await??;
+        assert_eq!(&answer, b"HTTP/1.1 413", "{head}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_requests_than_there_are_places_for_are_asked_to_come_back() -> Result<()> {
+    let shop = Shop::open().await?;
+    let edge = start(&shop, &[("MAX_REQUESTS", "1"), ("BODY_TIMEOUT", "60s")]).await?;
+    let mut busy = open(&edge).await?;
+    let post = "POST /v1/functions/checkout/invocations HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{";
+    busy.write_all(post.as_bytes()).await?;
+    let refused = eventually("the place is taken", SOON, || async {
+        let answer = edge.http.rows("checkout", "products", "", &[]).await?;
+        Ok((answer.status == 503).then_some(answer))
+    })
+    .await?;
+    assert!(
+        refused.header("retry-after").is_some() && refused.text().contains("overloaded"),
+        "{}",
+        refused.text()
+    );
+    busy.write_all(b"}").await?;
+    let mut answer = [0; 12];
+    timeout(SOON, busy.read_exact(&mut answer)).await??;
+    assert_eq!(&answer, b"HTTP/1.1 400", "a parameter is missing");
+    eventually("the place is free again", SOON, || async {
+        Ok((edge.http.rows("checkout", "products", "", &[]).await?.status == 200).then_some(()))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn methods_that_are_not_there_are_told_which_are() -> Result<()> {
+    let shop = Shop::open().await?;
+    let edge = start(&shop, &[]).await?;
+    let rows = "/v1/functions/checkout/shards/products/rows";
+    for (method, path, allow) in [
+        (Method::POST, rows, "GET"),
+        (Method::DELETE, rows, "GET"),
+        (Method::GET, "/v1/functions/checkout/invocations", "POST"),
+        (Method::PUT, "/v1/schedule", "GET"),
+    ] {
+        let answer = edge.http.request(method.clone(), path, &[], "{}".into()).await?;
+        assert_eq!(answer.status, 405, "{method} {path}");
+        assert!(
+            answer.header("allow").is_some_and(|methods| methods.contains(allow)),
+            "{:?}",
+            answer.headers
+        );
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+    }
+    let (got, head) =
+        (edge.http.get(rows).await?, edge.http.request(Method::HEAD, rows, &[], "".into()).await?);
+    assert_eq!((head.status.as_u16(), head.body.len()), (200, 0));
+    assert_eq!(head.header("content-length"), Some(got.body.len().to_string().as_str()));
+    assert_eq!(head.header("etag"), got.header("etag"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_path_reads_a_file() -> Result<()> {
+    let shop = Shop::open().await?;
+    let edge = start(&shop, &[]).await?;
+    for path in [
+        "/etc/passwd",
+        "/../../../../etc/passwd",
+        "/%2e%2e/%2e%2e/etc/passwd",
+        "/v1/../../etc/passwd",
+        "/v1/functions/..%2f..%2fetc%2fpasswd/shards/products/rows",
+        "/v1/functions/checkout/shards/..%2f..%2f..%2fetc%2fpasswd/rows",
+        "/v1/functions/%2fetc%2fpasswd/shards",
+        "/openapi.json/../../etc/passwd",
+        "//etc/passwd",
+        "/page.html",
+    ] {
+        let answer = edge.http.get(path).await?;
+        assert_eq!(answer.status, 404, "{path}: {}", answer.text());
+        assert!(!answer.text().contains("root:"), "{path}");
+    }
+    Ok(())
+}
