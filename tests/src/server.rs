@@ -44,6 +44,18 @@ impl Server {
         }
     }
 
+    /// A server of another major than the one under test: `FORESHARD_SERVER_<major>` if a runner staged it, else staged now.
+    pub fn of_major(major: u32) -> Result<Self> {
+        if let Some(root) = std::env::var_os(format!("FORESHARD_SERVER_{major}")) {
+            return Self::open(Path::new(&root));
+        }
+        let setup = program::workspace().join("scripts/setup.sh");
+        let output =
+            Command::new(setup).args(["postgres", &major.to_string()]).stderr(Stdio::inherit()).output()?;
+        ensure!(output.status.success(), "there is no server of PostgreSQL {major}");
+        Self::stage(Path::new(String::from_utf8(output.stdout)?.trim()))
+    }
+
     /// Stages the server of `pg_config` with the extension of this build, or brings an existing copy up to date.
     pub fn stage(pg_config: &Path) -> Result<Self> {
         let layout = Layout::of(pg_config)?;
@@ -165,13 +177,25 @@ impl Layout {
     fn copy_to(&self, root: &Path) -> Result<()> {
         // The server resolves links to find where it lies: the programs have to be files of this tree.
         copy_files(&self.bin, &below(root, &self.bin))?;
-        link_entries(&self.lib, &below(root, &self.lib), &[])?;
-        link_entries(&self.share, &below(root, &self.share), &["extension"])?;
-        link_entries(&self.share.join("extension"), &below(root, &self.share).join("extension"), &[])?;
+        // A server in somebody's cache folder may be out of reach of the account that servers run as.
+        let place = if Account::unprivileged()?.can_reach(&self.share) { link_entry } else { copy_entry };
+        let each = |from: &Path, except: &[&str]| each_entry(from, &below(root, from), except, place);
+        each(&self.lib, &[])?;
+        each(&self.share, &["extension"])?;
+        each(&self.share.join("extension"), &[])?;
         // Installations that bring libpq with them keep it in a lib beside bin.
         let libraries = self.bin.with_file_name("lib");
         if libraries != self.lib && libraries.is_dir() {
-            link_entries(&libraries, &below(root, &libraries), &[])?;
+            each(&libraries, &[])?;
+        }
+        // Programs that came in a Python wheel find them by a relative path in `NAME.libs` beside the package.
+        for directory in self.bin.ancestors().skip(1).take(4) {
+            for entry in fs::read_dir(directory)?.flatten() {
+                let libraries = entry.path();
+                if libraries.extension().is_some_and(|extension| extension == "libs") && libraries.is_dir() {
+                    each(&libraries, &[])?;
+                }
+            }
         }
         fs::write(root.join("bindir"), self.bin.to_string_lossy().as_bytes())?;
         Ok(())
@@ -195,7 +219,12 @@ fn copy_files(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-fn link_entries(from: &Path, to: &Path, except: &[&str]) -> Result<()> {
+fn each_entry(
+    from: &Path,
+    to: &Path,
+    except: &[&str],
+    place: fn(&Path, &Path) -> std::io::Result<()>,
+) -> Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from).with_context(|| format!("reading {}", from.display()))? {
         let entry = entry?;
@@ -204,10 +233,19 @@ fn link_entries(from: &Path, to: &Path, except: &[&str]) -> Result<()> {
         // An installed foreshard of the system must not shine through.
         let ours = name.to_string_lossy().starts_with("foreshard");
         if !ours && !except.iter().any(|skip| name == *skip) && fs::symlink_metadata(&target).is_err() {
-            symlink(entry.path(), &target).with_context(|| format!("linking {}", target.display()))?;
+            place(&entry.path(), &target).with_context(|| format!("putting {}", target.display()))?;
         }
     }
     Ok(())
+}
+
+fn link_entry(from: &Path, to: &Path) -> std::io::Result<()> {
+    symlink(from, to)
+}
+
+fn copy_entry(from: &Path, to: &Path) -> std::io::Result<()> {
+    let status = Command::new("cp").args(["-a", "--reflink=auto"]).args([from, to]).status()?;
+    if status.success() { Ok(()) } else { Err(std::io::Error::other("cp failed")) }
 }
 
 /// Beside cargo's build output, or in the temporary directory when the server's account cannot reach that.

@@ -17,8 +17,7 @@ const SETUP: &str = r#"
     CREATE TYPE a_type AS (x int);
     CREATE TABLE root (id int) PARTITION BY RANGE (id);
     CREATE UNLOGGED TABLE leaf PARTITION OF root FOR VALUES FROM (0) TO (9);
-    CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
-    CREATE TABLE texts (k text COLLATE loose);
+    CREATE TABLE texts (k text);
     CREATE DOMAIN checked AS int CHECK (value > 0);
     CREATE FUNCTION mine(int) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT $1 > 0';
     CREATE FUNCTION lt(int, text) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT true';
@@ -26,6 +25,11 @@ const SETUP: &str = r#"
     SELECT foreshard.create_shard('s', 't'), foreshard.create_shard('keyed', 't', key => '{id}');
     SELECT foreshard.map_function('f', '{s,keyed}'), foreshard.map_function('g', '{s}');
 "#;
+
+/// Collations that take different texts for equal come with ICU, which not every build of PostgreSQL has.
+const LOOSE: &str =
+    "CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+    ALTER TABLE texts ALTER k TYPE text COLLATE loose";
 
 /// Statement, SQLSTATE, part of the message.
 fn calls() -> Vec<(String, S, &'static str)> {
@@ -327,9 +331,18 @@ fn calls() -> Vec<(String, S, &'static str)> {
 async fn every_wrong_call_has_its_error_and_changes_nothing() -> Result<()> {
     let origin = Origin::start().await?;
     origin.db.batch_execute(SETUP).await?;
+    let loose = origin.built_with(LOOSE).await?;
     let before = state(&origin).await?;
-    let calls = calls();
+    let mut calls = calls();
     assert!(calls.len() >= 60);
+    calls.retain(|(statement, ..)| loose || !statement.contains("'texts'"));
+    let version: i32 = origin.value("SELECT current_setting('server_version_num')::int").await?;
+    for (_, state, _) in &mut calls {
+        // What regclass says of a missing schema.
+        if version >= 160_000 && *state == S::INVALID_SCHEMA_NAME {
+            *state = S::UNDEFINED_TABLE;
+        }
+    }
     let mut surprises = Vec::new();
     for (statement, state, words) in calls {
         match error_of(&origin.db, &statement).await {
@@ -380,11 +393,7 @@ async fn options_of_the_plugin_are_checked() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_server_that_is_not_set_up_says_so() -> Result<()> {
-    let mut options = ClusterOptions::new()?;
-    options.output_plugins = None;
-    let origin = Origin::with(options).await?;
+async fn the_list_of_plugins_is_mended(origin: &Origin) -> Result<()> {
     let error = error_of(
         &origin.db,
         "SELECT pg_create_logical_replication_slot(foreshard.edge_slot('jfk'), 'foreshard')",
@@ -401,6 +410,23 @@ async fn a_server_that_is_not_set_up_says_so() -> Result<()> {
         Ok(listed.contains("foreshard").then_some(()))
     })
     .await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_set_up_says_so() -> Result<()> {
+    let mut options = ClusterOptions::new()?;
+    options.output_plugins = None;
+    let origin = Origin::with(options).await?;
+    let list = "SELECT current_setting('output_plugin_libraries', true)";
+    if origin.value::<Option<String>>(list).await?.is_none() {
+        let status: String = origin
+            .value("SELECT status FROM foreshard.health() WHERE \"check\" = 'output_plugin_libraries'")
+            .await?;
+        assert_eq!(status, "warn", "a minor release without the list");
+    } else {
+        the_list_of_plugins_is_mended(&origin).await?;
+    }
     origin.create_slot().await?;
 
     let mut options = ClusterOptions::new()?;

@@ -6,7 +6,7 @@ use foreshard_protocol::{
 };
 use foreshard_tests::{Cluster, ClusterOptions};
 use tokio_postgres::Client;
-use tokio_postgres::error::DbError;
+use tokio_postgres::error::{DbError, SqlState};
 
 pub(crate) struct Origin {
     pub(crate) cluster: Cluster,
@@ -43,6 +43,14 @@ impl Origin {
     pub(crate) async fn create_slot(&self) -> Result<()> {
         let create = "SELECT pg_create_logical_replication_slot(foreshard.edge_slot('jfk'), 'foreshard')";
         Ok(self.db.batch_execute(create).await?)
+    }
+
+    /// Runs statements that need an optional part of PostgreSQL; false if this build came without it.
+    pub(crate) async fn built_with(&self, statements: &str) -> Result<bool> {
+        match self.db.batch_execute(statements).await {
+            Err(error) if error.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED) => Ok(false),
+            done => done.map(|()| true).with_context(|| statements.to_owned()),
+        }
     }
 
     /// Everything that has been committed since the last call.
