@@ -9,7 +9,8 @@ CREATE SEQUENCE foreshard.generation AS bigint;
 
 CREATE TABLE foreshard.shard (
     name            text COLLATE "C" PRIMARY KEY CHECK (octet_length(name) BETWEEN 1 AND 63),
-    source          regclass NOT NULL,
+    -- NULL for a query: see shard_query and shard_source.
+    source          regclass,
     predicate       text,
     key             name[] NOT NULL,
     columns         name[],
@@ -28,6 +29,33 @@ ALTER TABLE foreshard.shard ALTER predicate SET STORAGE MAIN, ALTER predicate_tr
     ALTER key SET STORAGE MAIN, ALTER columns SET STORAGE MAIN, ALTER key_attnums SET STORAGE MAIN,
     ALTER column_attnums SET STORAGE MAIN, ALTER defect SET STORAGE MAIN, ALTER source_name SET STORAGE MAIN;
 COMMENT ON TABLE foreshard.shard IS 'definitions of logical shards; change them with create_shard and drop_shard only';
+
+CREATE TABLE foreshard.shard_query (
+    shard       text COLLATE "C" PRIMARY KEY REFERENCES foreshard.shard ON DELETE CASCADE,
+    query       text NOT NULL,
+    param_types regtype[] NOT NULL,
+    -- Derived by the trigger foreshard.query_derive.
+    query_tree  text
+);
+COMMENT ON TABLE foreshard.shard_query IS 'queries of shards that are not a table''s; change them with create_query_shard only';
+
+CREATE TABLE foreshard.shard_source (
+    shard          text COLLATE "C" NOT NULL REFERENCES foreshard.shard ON DELETE CASCADE,
+    ordinal        int NOT NULL,
+    source         regclass NOT NULL,
+    source_name    text NOT NULL,
+    key_attnums    int2[] NOT NULL,
+    predicate      text,
+    predicate_tree text,
+    PRIMARY KEY (shard, ordinal)
+) WITH (user_catalog_table = true, toast_tuple_target = 8160);
+ALTER TABLE foreshard.shard_source ALTER source_name SET STORAGE MAIN, ALTER key_attnums SET STORAGE MAIN,
+    ALTER predicate SET STORAGE MAIN, ALTER predicate_tree SET STORAGE MAIN;
+CREATE INDEX shard_source_source ON foreshard.shard_source (source);
+COMMENT ON TABLE foreshard.shard_source IS 'what the query of a shard depends on, derived from its parse tree: one row for each place where it reads a table';
+COMMENT ON COLUMN foreshard.shard_source.key_attnums IS
+    'columns that hold the parameters, in their order: a row concerns the instance it names; empty if it may concern any';
+COMMENT ON COLUMN foreshard.shard_source.predicate IS 'rows that do not satisfy it do not matter';
 
 CREATE TABLE foreshard.mapping (
     function_id text COLLATE "C" NOT NULL CHECK (octet_length(function_id) BETWEEN 1 AND 256),
@@ -90,7 +118,9 @@ COMMENT ON TABLE foreshard.advice IS 'what the execution log says about the shar
 -- Definitions are part of a dump. Schedules, log and advice are not: they carry transaction ids and windows of this cluster.
 SELECT pg_catalog.pg_extension_config_dump('foreshard.generation', '');
 SELECT pg_catalog.pg_extension_config_dump('foreshard.shard',
-    'WHERE EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = source)');
+    'WHERE source IS NULL OR EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = source)');
+SELECT pg_catalog.pg_extension_config_dump('foreshard.shard_query', '');
 SELECT pg_catalog.pg_extension_config_dump('foreshard.mapping',
-    'WHERE EXISTS (SELECT FROM foreshard.shard s JOIN pg_catalog.pg_class c ON c.oid = s.source WHERE s.name = shard)');
+    'WHERE EXISTS (SELECT FROM foreshard.shard s WHERE s.name = shard
+        AND (s.source IS NULL OR EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = s.source)))');
 SELECT pg_catalog.pg_extension_config_dump('foreshard.edge', '');

@@ -14,7 +14,8 @@ CREATE FUNCTION foreshard.fetch(edge text, instances text[]) RETURNS SETOF bytea
     LANGUAGE c VOLATILE
     SET search_path = pg_catalog, pg_temp
     SET datestyle = 'ISO, MDY' SET intervalstyle = 'postgres' SET timezone = 'UTC' SET extra_float_digits = 1
-    SET bytea_output = 'hex' SET xmlbinary = 'base64' SET xmloption = 'content' SET lc_monetary = 'C'
+    SET bytea_output = 'hex' SET xmlbinary = 'base64' SET xmloption = 'content'
+    SET lc_monetary = 'C' SET lc_numeric = 'C' SET lc_time = 'C'
     AS 'MODULE_PATHNAME', 'foreshard_fetch';
 COMMENT ON FUNCTION foreshard.fetch(text, text[]) IS 'for sidecars: rows of shard instances, all in one snapshot, encoded';
 
@@ -49,6 +50,18 @@ CREATE FUNCTION foreshard.predicate_text(source oid, tree text) RETURNS text
     LANGUAGE c STABLE STRICT SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'predicate_text_wrapper';
 COMMENT ON FUNCTION foreshard.predicate_text(oid, text) IS 'a shard predicate with the column names of now';
+
+CREATE FUNCTION foreshard.compile_query(query text, types oid[])
+    RETURNS TABLE (tree text, source oid, key_attnums int2[], predicate text, predicate_tree text)
+    LANGUAGE c VOLATILE STRICT SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'compile_query_wrapper';
+COMMENT ON FUNCTION foreshard.compile_query(text, oid[]) IS
+    'parses and checks a shard''s query: its tree, and a row for each place where it reads a table';
+
+CREATE FUNCTION foreshard.query_text(tree text) RETURNS text
+    LANGUAGE c STABLE STRICT SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'query_text_wrapper';
+COMMENT ON FUNCTION foreshard.query_text(text) IS 'a shard''s query with the names of now';
 
 CREATE FUNCTION foreshard.instance_shard(instance text) RETURNS text
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'instance_shard_wrapper';

@@ -21,6 +21,10 @@ CREATE FUNCTION foreshard.shard_derive() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
     BEGIN
+        -- What a query depends on is derived with the query.
+        IF NEW.source IS NULL THEN
+            RETURN NEW;
+        END IF;
         NEW.defect := NULL;
         NEW.predicate_tree := NULL;
         NEW.source_name := coalesce(foreshard.qualified_name(NEW.source), NEW.source_name);

@@ -235,6 +235,8 @@ CREATE FUNCTION foreshard.define_shard(caller regrole, name text, source regclas
             INSERT INTO foreshard.shard (name, source, predicate, key, columns, owner)
                 VALUES (name, source, predicate, key, columns, caller) RETURNING * INTO wanted;
         ELSE
+            DELETE FROM foreshard.shard_query q WHERE q.shard = old.name;
+            DELETE FROM foreshard.shard_source d WHERE d.shard = old.name;
             UPDATE foreshard.shard s SET source = define_shard.source, predicate = define_shard.predicate, key = define_shard.key,
                     columns = define_shard.columns, owner = caller, generation = DEFAULT
                 WHERE s.name = old.name RETURNING * INTO wanted;

@@ -71,11 +71,37 @@ CREATE FUNCTION foreshard.take_over(made oid) RETURNS void
     $$;
 COMMENT ON FUNCTION foreshard.take_over(oid) IS 'gives the shards of a table that was dropped to a new one of the same name, if they fit';
 
+CREATE FUNCTION foreshard.follow_query(followed text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+    DECLARE
+        kept foreshard.shard_query;
+        before text := foreshard.query_state(followed);
+        renamed text;
+    BEGIN
+        SELECT * INTO STRICT kept FROM foreshard.shard_query q WHERE q.shard = followed;
+        renamed := kept.query;
+        BEGIN
+            renamed := coalesce(foreshard.query_text(kept.query_tree), kept.query);
+            PERFORM foreshard.compile_query(renamed, kept.param_types::oid[]);
+        EXCEPTION WHEN OTHERS THEN
+            -- A table or column is gone, or of another type. The text as it was may fit again; the trigger finds out.
+            renamed := kept.query;
+        END;
+        UPDATE foreshard.shard_query q SET query = renamed WHERE q.shard = followed;
+        IF foreshard.query_state(followed) IS DISTINCT FROM before THEN
+            UPDATE foreshard.shard s SET generation = DEFAULT WHERE s.name = followed;
+        END IF;
+    END
+    $$;
+COMMENT ON FUNCTION foreshard.follow_query(text) IS 'brings a query shard up to date after something that it reads was altered or renamed';
+
 CREATE FUNCTION foreshard.follow_ddl() RETURNS event_trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
     DECLARE
         altered oid;
+        followed text;
     BEGIN
         FOR altered IN SELECT DISTINCT c.objid FROM pg_event_trigger_ddl_commands() c
             WHERE c.classid = 'pg_class'::regclass AND EXISTS (SELECT FROM foreshard.shard s
@@ -84,12 +110,24 @@ CREATE FUNCTION foreshard.follow_ddl() RETURNS event_trigger
             PERFORM foreshard.take_over(altered);
             PERFORM foreshard.follow_table(altered);
         END LOOP;
+        -- Schemas and types are named in any query.
+        FOR followed IN SELECT q.shard FROM foreshard.shard_query q JOIN foreshard.shard s ON s.name = q.shard
+            WHERE tg_tag IN ('ALTER SCHEMA', 'ALTER TYPE') OR EXISTS (
+                SELECT FROM foreshard.shard_source d, pg_event_trigger_ddl_commands() c
+                WHERE d.shard = q.shard AND c.classid = 'pg_class'::regclass
+                    AND (d.source = c.objid OR d.source_name = foreshard.qualified_name(c.objid)))
+            -- What never fitted says nothing of what it reads.
+            OR s.defect IS NOT NULL AND NOT EXISTS (SELECT FROM foreshard.shard_source d WHERE d.shard = q.shard)
+        LOOP
+            PERFORM foreshard.follow_query(followed);
+        END LOOP;
     EXCEPTION WHEN OTHERS THEN
         -- Nobody's ALTER TABLE fails because of a shard. The stream invalidates it in any case.
         RAISE WARNING 'a shard definition could not follow: %', SQLERRM;
     END
     $$;
-COMMENT ON FUNCTION foreshard.follow_ddl() IS 'called after ALTER TABLE and CREATE TABLE';
-CREATE EVENT TRIGGER foreshard_follow_ddl ON ddl_command_end WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO')
+COMMENT ON FUNCTION foreshard.follow_ddl() IS 'called after tables were made or altered, and after schemas and types were altered';
+CREATE EVENT TRIGGER foreshard_follow_ddl ON ddl_command_end 
+    WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER SCHEMA', 'ALTER TYPE')
     EXECUTE FUNCTION foreshard.follow_ddl();
 COMMENT ON EVENT TRIGGER foreshard_follow_ddl IS 'keeps shard definitions in step with their tables';

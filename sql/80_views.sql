@@ -2,9 +2,28 @@
 
 CREATE VIEW foreshard.shards AS
     SELECT s.name, s.source, s.predicate, s.key, s.columns, s.owner, s.generation,
-        CASE WHEN c.oid IS NULL THEN 'the source table is gone' ELSE s.defect END AS defect
-    FROM foreshard.shard s LEFT JOIN pg_catalog.pg_class c ON c.oid = s.source;
+        CASE WHEN s.source IS NULL THEN coalesce(
+                (SELECT pg_catalog.format('table %s is gone', d.source_name) FROM foreshard.shard_source d
+                    WHERE d.shard = s.name AND NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = d.source) LIMIT 1),
+                s.defect)
+            WHEN c.oid IS NULL THEN 'the source table is gone'
+            ELSE s.defect END AS defect,
+        q.query,
+        CASE WHEN s.source IS NULL THEN (
+                SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('table', d.source_name, 'rows', d.predicate, 'key',
+                        (SELECT pg_catalog.jsonb_agg(a.attname ORDER BY n.ordinality)
+                            FROM pg_catalog.unnest(d.key_attnums) WITH ORDINALITY AS n(attnum, ordinality)
+                            JOIN pg_catalog.pg_attribute a ON a.attrelid = d.source AND a.attnum = n.attnum))
+                    ORDER BY d.ordinal)
+                FROM foreshard.shard_source d WHERE d.shard = s.name)
+            ELSE pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_object('table', s.source_name, 'rows', s.predicate, 'key',
+                CASE WHEN s.key <> '{}' THEN pg_catalog.to_jsonb(s.key) END))
+            END AS depends_on
+    FROM foreshard.shard s LEFT JOIN pg_catalog.pg_class c ON c.oid = s.source
+    LEFT JOIN foreshard.shard_query q ON q.shard = s.name;
 COMMENT ON VIEW foreshard.shards IS 'logical shards; defect says what keeps a shard from being served';
+COMMENT ON COLUMN foreshard.shards.depends_on IS
+    'tables whose changes concern the shard: of which rows (null: all), and by which columns the instance is told (null: it can''t be)';
 
 CREATE VIEW foreshard.function_shards AS
     SELECT function_id, shard, ordinal FROM foreshard.mapping;

@@ -53,7 +53,8 @@ pub(crate) fn fetch(
             .iter()
             .filter_map(|name| Some((*name, catalog::mapped_shard(&tables, name, View::Statement)?)))
             .collect();
-        let sources: BTreeSet<u32> = mapped.values().map(|shard| shard.source).collect();
+        let sources: BTreeSet<u32> =
+            mapped.values().flat_map(Shard::dependencies).map(|found| found.source).collect();
         if sources.is_subset(&locked) {
             break (snapshot, mapped);
         }
@@ -113,7 +114,12 @@ impl Fetcher<'_> {
         let mut nulls = Vec::new();
         for (part, (_, base, typmod)) in id.key.iter().zip(&readable.key) {
             let value = match &part.value {
-                None => None,
+                None => {
+                    if readable.is_query() {
+                        parameters.push(KeyValue::null(*base));
+                    }
+                    None
+                }
                 Some(text) => {
                     let Some(value) = key_value(text, *base, *typmod) else {
                         let message = format!("the value of {} is not of the column's type", part.column);

@@ -4,7 +4,9 @@ mod edge;
 mod fetch;
 mod instances;
 mod predicate;
+mod query;
 mod statement;
 mod token;
 
 pub(crate) use fetch::fetch;
+pub(crate) use query::caller_query;

@@ -2,9 +2,11 @@
 
 use foreshard_protocol::Column;
 
-use crate::catalog::Shard;
+use super::query;
+use crate::catalog::{Dependency, Shard, stored_query};
 use crate::pg::relation::{ColumnShape, Shape, with_partitions};
 use crate::pg::rows::{primary_key, quoted};
+use crate::pg::scan::View;
 use crate::pg::{Oid, predicate, value};
 
 /// Everything of a shard that its statement needs, as the source table is now.
@@ -16,6 +18,7 @@ pub(super) struct Readable {
     select: String,
     filter: Option<String>,
     order: Vec<String>,
+    query: bool,
 }
 
 impl Readable {
@@ -23,6 +26,9 @@ impl Readable {
     pub(super) fn of(shard: &Shard) -> Result<Readable, String> {
         if let Some(defect) = &shard.defect {
             return Err(defect.clone());
+        }
+        if let Some(dependencies) = &shard.query {
+            return Self::of_query(shard, dependencies);
         }
         let source = Oid::from(shard.source);
         let shape = Shape::of(source).ok_or("the source table is gone")?;
@@ -61,11 +67,28 @@ impl Readable {
                 .filter(|column| !key.iter().any(|part| part.attnum == column.attnum))
                 .map(|column| format!("t.{}", quoted(&column.name)))
                 .collect(),
+            query: false,
         })
+    }
+
+    fn of_query(shard: &Shard, dependencies: &[Dependency]) -> Result<Readable, String> {
+        let stored = stored_query(&shard.name, View::Statement).ok_or("its query is gone")?;
+        let tree = stored.tree.ok_or("its query does not fit the tables")?;
+        let (columns, select) = query::readable(&tree, dependencies)?;
+        let key = shard.key.iter().cloned().zip(stored.types).map(|(name, kind)| (name, kind, -1)).collect();
+        Ok(Readable { columns, key, select, filter: None, order: Vec::new(), query: true })
+    }
+
+    /// Whether every key value is a parameter of the statement, NULL included.
+    pub(super) fn is_query(&self) -> bool {
+        self.query
     }
 
     /// The statement for an instance whose key columns are NULL where `nulls` says so; the others are parameters in order.
     pub(super) fn statement(&self, nulls: &[bool]) -> String {
+        if self.query {
+            return self.select.clone();
+        }
         let mut conditions: Vec<String> = self.filter.iter().map(|filter| format!("({filter})")).collect();
         let mut parameter = 0;
         for ((name, _, _), null) in self.key.iter().zip(nulls) {

@@ -7,15 +7,17 @@ use foreshard_protocol::{CatalogChange, Mapping, ShardDef};
 pub(crate) struct Shard {
     /// Its name.
     pub(crate) name: String,
-    /// OID of the source table.
+    /// OID of the source table; 0 for a query.
     pub(crate) source: u32,
-    /// Schema-qualified name of the source table.
+    /// Schema-qualified name of the source table; of all that a query reads, separated by commas.
     pub(crate) source_name: String,
+    /// What a query shard depends on; `None` for a table's.
+    pub(crate) query: Option<Vec<Dependency>>,
     /// OID of the role that defined it.
     pub(crate) owner: u32,
     /// Grows with every change of the definition.
     pub(crate) generation: u64,
-    /// Key columns by name.
+    /// Key columns by name; the parameters of a query.
     pub(crate) key: Vec<String>,
     /// The same by number in the source table.
     pub(crate) key_attnums: Vec<i16>,
@@ -27,7 +29,32 @@ pub(crate) struct Shard {
     pub(crate) defect: Option<String>,
 }
 
+/// One place where a query reads a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Dependency {
+    /// OID of the table.
+    pub(crate) source: u32,
+    /// Its schema-qualified name when the definition was last brought up to date.
+    pub(crate) source_name: String,
+    /// Columns that hold the parameters, in their order; empty if a row may concern any instance.
+    pub(crate) key_attnums: Vec<i16>,
+    /// Which rows matter, as PostgreSQL's expression tree.
+    pub(crate) predicate_tree: Option<String>,
+}
+
 impl Shard {
+    /// The tables whose changes concern it; one may occur several times.
+    pub(crate) fn dependencies(&self) -> Vec<Dependency> {
+        self.query.clone().unwrap_or_else(|| {
+            vec![Dependency {
+                source: self.source,
+                source_name: self.source_name.clone(),
+                key_attnums: self.key_attnums.clone(),
+                predicate_tree: self.predicate_tree.clone(),
+            }]
+        })
+    }
+
     fn wire(&self) -> ShardDef {
         ShardDef {
             name: self.name.clone(),
@@ -104,6 +131,7 @@ mod tests {
             name: name.into(),
             source: 1,
             source_name: "public.t".into(),
+            query: None,
             owner: 10,
             generation,
             key: vec![],

@@ -1,6 +1,6 @@
 use foreshard_protocol::Schedule;
 
-use super::{Definitions, Shard, schedule};
+use super::{Definitions, Dependency, Shard, schedule};
 use crate::pg::Oid;
 use crate::pg::relation::{own_table, qualified_name};
 use crate::pg::scan::{Lookup, Row, View, every_row, matching_rows};
@@ -9,6 +9,8 @@ use crate::pg::scan::{Lookup, Row, View, every_row, matching_rows};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tables {
     pub(crate) shard: Oid,
+    /// What queries depend on. Not there before version 0.2 of the extension's objects.
+    pub(crate) shard_source: Option<Oid>,
     pub(crate) mapping: Oid,
     pub(crate) edge: Oid,
     pub(crate) schedules: Oid,
@@ -19,6 +21,7 @@ impl Tables {
     pub(crate) fn find() -> Option<Tables> {
         Some(Tables {
             shard: own_table(c"shard")?,
+            shard_source: own_table(c"shard_source"),
             mapping: own_table(c"mapping")?,
             edge: own_table(c"edge")?,
             schedules: own_table(c"schedules")?,
@@ -27,7 +30,7 @@ impl Tables {
 
     /// Whether `table` holds definitions.
     pub(crate) fn defines(&self, table: Oid) -> bool {
-        table == self.shard || table == self.mapping || table == self.edge
+        table == self.shard || Some(table) == self.shard_source || table == self.mapping || table == self.edge
     }
 }
 
@@ -65,6 +68,16 @@ pub(crate) fn definitions(tables: &Tables, view: View) -> Definitions {
             all.shards.insert(shard.name.clone(), shard);
         }
     });
+    if let Some(sources) = tables.shard_source {
+        let mut rows = Vec::new();
+        every_row(sources, view, |row| rows.extend(dependency(row)));
+        rows.sort_by(|one: &SourceRow, other| (&one.0, one.1).cmp(&(&other.0, other.1)));
+        for (name, _, dependency) in rows {
+            if let Some(shard) = all.shards.get_mut(&name) {
+                attach(shard, dependency);
+            }
+        }
+    }
     let mut rows = Vec::new();
     every_row(tables.mapping, view, |row| {
         if let (Some(function), Some(ordinal), Some(shard)) = (row.text(1), row.integer(2), row.text(3)) {
@@ -86,15 +99,73 @@ pub(crate) fn mapped_shard(tables: &Tables, name: &str, view: View) -> Option<Sh
     let by_name = Lookup { index: own_table(c"shard_pkey").filter(|_| mapped)?, column: 1, text: name };
     let mut found = None;
     matching_rows(tables.shard, by_name, view, |row| found = shard(row));
+    if let Some(sources) = tables.shard_source
+        && let Some(index) = own_table(c"shard_source_pkey")
+    {
+        let mut rows = Vec::new();
+        matching_rows(sources, Lookup { index, column: 1, text: name }, view, |row| {
+            rows.extend(dependency(row));
+        });
+        rows.sort_by_key(|row: &SourceRow| row.1);
+        for (_, _, dependency) in rows {
+            if let Some(shard) = &mut found {
+                attach(shard, dependency);
+            }
+        }
+    }
+    found
+}
+
+/// A row of `foreshard.shard_source`: shard, ordinal and what it says.
+type SourceRow = (String, i32, Dependency);
+
+fn dependency(row: &Row<'_>) -> Option<SourceRow> {
+    let dependency = Dependency {
+        source: row.oid(3)?.into(),
+        source_name: row.text(4)?,
+        key_attnums: row.smallints(5)?,
+        predicate_tree: row.text(7),
+    };
+    Some((row.text(1)?, row.integer(2)?, dependency))
+}
+
+fn attach(shard: &mut Shard, dependency: Dependency) {
+    let Some(query) = &mut shard.query else { return };
+    let now = qualified_name(Oid::from(dependency.source));
+    if !query.iter().any(|known| known.source == dependency.source) {
+        if !shard.source_name.is_empty() {
+            shard.source_name += ", ";
+        }
+        shard.source_name += &now;
+    }
+    query.push(dependency);
+}
+
+/// What running a query shard needs.
+pub(crate) struct StoredQuery {
+    /// The analysed query.
+    pub(crate) tree: Option<String>,
+    /// Types of the parameters.
+    pub(crate) types: Vec<Oid>,
+}
+
+/// The query of that shard.
+pub(crate) fn stored_query(name: &str, view: View) -> Option<StoredQuery> {
+    let by_shard = Lookup { index: own_table(c"shard_query_pkey")?, column: 1, text: name };
+    let mut found = None;
+    matching_rows(own_table(c"shard_query")?, by_shard, view, |row| {
+        found = Some(StoredQuery { tree: row.text(4), types: row.oids(3).unwrap_or_default() });
+    });
     found
 }
 
 fn shard(row: &Row<'_>) -> Option<Shard> {
-    let (name, source) = (row.text(1)?, row.oid(2)?);
+    let source = row.oid(2);
     Some(Shard {
-        name,
-        source: source.into(),
-        source_name: qualified_name(source),
+        name: row.text(1)?,
+        source: source.map_or(0, u32::from),
+        source_name: source.map(qualified_name).unwrap_or_default(),
+        query: source.is_none().then(Vec::new),
         owner: row.oid(6).map_or(0, u32::from),
         generation: row.bigint(7).unwrap_or_default().cast_unsigned(),
         key: row.names(4).unwrap_or_default(),

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use crate::catalog::{Definitions, Shard};
+use crate::catalog::{Definitions, Dependency, Shard};
 use crate::pg::Oid;
 use crate::pg::evaluator::{Evaluator, Wanted};
 use crate::pg::expression::WantedPredicate;
@@ -13,8 +13,8 @@ use crate::pg::typeshape::TypeShape;
 /// A table that shards are defined on.
 struct Source {
     form: Form,
-    /// Its shards.
-    shards: Vec<Rc<Shard>>,
+    /// Its shards, and what they depend on in it.
+    shards: Vec<(Rc<Shard>, Dependency)>,
 }
 
 /// What a source looks like: if it differs, copies of its rows are worthless.
@@ -58,12 +58,15 @@ impl Sources {
     pub(crate) fn of(definitions: &Definitions) -> Self {
         let mut all = Sources::default();
         for shard in definitions.mapped() {
-            let source = Oid::from(shard.source);
-            let entry = all
-                .sources
-                .entry(source)
-                .or_insert_with(|| Source { form: Form::of(source), shards: Vec::new() });
-            entry.shards.push(Rc::new(shard.clone()));
+            let shard = Rc::new(shard.clone());
+            for dependency in shard.dependencies() {
+                let source = Oid::from(dependency.source);
+                let entry = all
+                    .sources
+                    .entry(source)
+                    .or_insert_with(|| Source { form: Form::of(source), shards: Vec::new() });
+                entry.shards.push((Rc::clone(&shard), dependency));
+            }
         }
         all.index();
         all
@@ -103,7 +106,7 @@ impl Sources {
             .into_iter()
             .flatten()
             .filter_map(|source| self.sources.get(source))
-            .flat_map(|source| source.shards.iter().map(|shard| shard.name.as_str()))
+            .flat_map(|source| source.shards.iter().map(|(shard, _)| shard.name.as_str()))
     }
 
     /// What evaluates the rows of `table`.
@@ -130,11 +133,14 @@ impl Sources {
         }
         let mut wanted = Vec::new();
         let mut targets = Vec::new();
-        for (shard, mapping) in shards.into_iter().zip(&mappings) {
-            let key: Option<Vec<(i16, Oid)>> =
-                shard.key_attnums.iter().map(|attnum| physical_column(&physical, mapping, *attnum)).collect();
+        for ((shard, dependency), mapping) in shards.into_iter().zip(&mappings) {
+            let key: Option<Vec<(i16, Oid)>> = dependency
+                .key_attnums
+                .iter()
+                .map(|attnum| physical_column(&physical, mapping, *attnum))
+                .collect();
             let usable = shard.defect.is_none() && !mapping.is_empty();
-            let (key, predicate) = match (key, &shard.predicate_tree) {
+            let (key, predicate) = match (key, &dependency.predicate_tree) {
                 (Some(key), None) if usable => (key, WantedPredicate::None),
                 (Some(key), Some(tree)) if usable => (key, WantedPredicate::Tree(tree)),
                 _ => (Vec::new(), WantedPredicate::Unusable),
@@ -179,7 +185,7 @@ impl Sources {
             let now = Form::of(oid);
             if now != source.form {
                 source.form = now;
-                shards.extend(source.shards.iter().map(|shard| shard.name.clone()));
+                shards.extend(source.shards.iter().map(|(shard, _)| shard.name.clone()));
             }
         }
         if !shards.is_empty() {

@@ -41,6 +41,13 @@ mod raw {
             walker: Option<Walker>,
             context: *mut c_void,
         ) -> bool;
+        #[cfg_attr(not(feature = "pg15"), link_name = "query_tree_walker_impl")]
+        pub(super) fn query_tree_walker(
+            query: *mut pg_sys::Query,
+            walker: Option<Walker>,
+            context: *mut c_void,
+            flags: c_int,
+        ) -> bool;
     }
 }
 
@@ -99,4 +106,17 @@ pub(super) unsafe fn raw_expression_tree_walker(
 ) -> bool {
     // SAFETY: by contract.
     unsafe { pg_guard_ffi_boundary(|| raw::raw_expression_tree_walker(node, Some(walker), context)) }
+}
+
+/// Calls `walker` for every expression and subquery of a query, its range table included.
+///
+/// # Safety
+/// `query` is an analysed query and `context` what `walker` expects.
+pub(super) unsafe fn query_tree_walker(
+    query: *mut pg_sys::Query,
+    walker: Walker,
+    context: *mut c_void,
+) -> bool {
+    // SAFETY: by contract.
+    unsafe { pg_guard_ffi_boundary(|| raw::query_tree_walker(query, Some(walker), context, 0)) }
 }

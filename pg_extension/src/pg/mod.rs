@@ -17,6 +17,7 @@ mod load;
 pub(crate) mod log;
 mod plugin;
 pub(crate) mod predicate;
+pub(crate) mod query;
 pub(crate) mod relation;
 pub(crate) mod rows;
 pub(crate) mod scan;

@@ -7,6 +7,7 @@ use pgrx::prelude::*;
 
 use super::Oid;
 use super::ffi;
+use super::subtransaction::caught;
 use super::value::text_of;
 use crate::catalog::fail;
 
@@ -56,6 +57,71 @@ pub(crate) fn compile(source: Oid, predicate: &str) -> Compiled {
         check.attnums.sort_unstable();
         check.attnums.dedup();
         Compiled { tree, canonical, attnums: check.attnums }
+    }
+}
+
+/// A condition of a query over the rows of one table as the tree of a shard predicate; `None` if it can't be one. A tree that is
+/// too long to be kept counts as such.
+///
+/// # Safety
+/// `condition` is an analysed expression that reads columns of `source` only, at its own level.
+pub(super) unsafe fn of_condition(source: Oid, condition: *mut pg_sys::Node) -> Option<String> {
+    // SAFETY: by contract; the copy is changed, and the relation is locked by whoever analysed the query.
+    unsafe {
+        let node: *mut pg_sys::Node = pg_sys::copyObjectImpl(condition.cast()).cast();
+        let admitted = caught(|| {
+            let mut check = Check { attnums: Vec::new() };
+            walk(node, (&raw mut check).cast());
+            let relation = pg_sys::table_open(source, pg_sys::AccessShareLock as c_int);
+            refuse_virtual_columns(relation, &check.attnums);
+            pg_sys::table_close(relation, pg_sys::NoLock as c_int);
+        });
+        admitted.ok()?;
+        renumber(node, std::ptr::null_mut());
+        let tree = text_of(pg_sys::nodeToString(node.cast()));
+        (tree.len() <= LONGEST_CONDITION).then_some(tree)
+    }
+}
+
+/// Bytes of a condition's tree; beyond it the table's rows are not told apart.
+const LONGEST_CONDITION: usize = 3000;
+
+/// Conditions joined by AND, as one tree.
+pub(crate) fn conjunction(trees: &[String]) -> Option<String> {
+    let nodes: Vec<CString> = trees.iter().filter_map(|tree| CString::new(tree.as_str()).ok()).collect();
+    // SAFETY: the trees were written by `of_condition`; everything is in the current memory context.
+    unsafe {
+        let mut list = std::ptr::null_mut();
+        for tree in &nodes {
+            list = pg_sys::lappend(list, pg_sys::stringToNode(tree.as_ptr()));
+        }
+        match nodes.len() {
+            0 => None,
+            1 => Some(trees[0].clone()),
+            _ => Some(text_of(pg_sys::nodeToString(pg_sys::make_andclause(list).cast()))),
+        }
+    }
+}
+
+/// Columns become those of relation 1, the only one of a predicate.
+#[pg_guard]
+unsafe extern "C-unwind" fn renumber(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
+    if node.is_null() {
+        return false;
+    }
+    // SAFETY: called with a copy of a condition, and by the walker with parts of it.
+    unsafe {
+        if tag(node) == NodeTag::T_Var {
+            let var = &mut *node.cast::<pg_sys::Var>();
+            var.varno = 1;
+            var.varnosyn = 1;
+            var.varattnosyn = var.varattno;
+            #[cfg(not(feature = "pg15"))]
+            {
+                var.varnullingrels = std::ptr::null_mut();
+            }
+        }
+        ffi::expression_tree_walker(node, renumber, context)
     }
 }
 
@@ -173,7 +239,8 @@ unsafe fn walk(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
         match tag(node) {
             NodeTag::T_Var => {
                 let var = &*node.cast::<pg_sys::Var>();
-                if var.varattno <= 0 {
+                // A condition of a query may refer to the query around it.
+                if var.varattno <= 0 || var.varlevelsup > 0 {
                     unsupported(
                         "a shard predicate can't use system columns or whole rows",
                         "Use the table's own columns.",
@@ -290,7 +357,7 @@ unsafe fn deparse(source: Oid, node: *mut pg_sys::Node) -> String {
 
 /// # Safety
 /// `node` points to a node.
-unsafe fn tag(node: *mut pg_sys::Node) -> NodeTag {
+pub(super) unsafe fn tag(node: *mut pg_sys::Node) -> NodeTag {
     // SAFETY: every node starts with its tag.
     unsafe { (*node).type_ }
 }

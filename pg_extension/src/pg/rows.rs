@@ -41,9 +41,17 @@ impl Sink {
 pub(crate) struct KeyValue {
     /// Type below any domain.
     pub(crate) base: Oid,
-    value: pg_sys::Datum,
+    /// `None` is SQL NULL.
+    value: Option<pg_sys::Datum>,
     /// What the type's output function makes of it.
     pub(crate) canonical: String,
+}
+
+impl KeyValue {
+    /// NULL as a parameter of that type.
+    pub(crate) fn null(base: Oid) -> Self {
+        KeyValue { base, value: None, canonical: String::new() }
+    }
 }
 
 /// The value of `text` in a key column of that type; `None` if it is not one.
@@ -60,7 +68,7 @@ pub(crate) fn key_value(text: &str, base: Oid, typmod: i32) -> Option<KeyValue> 
             caught(|| pg_sys::OidInputFunctionCall(input, text.as_ptr().cast_mut(), parameter, typmod))
                 .ok()?;
         let canonical = Encoder::key(base).text(value);
-        Some(KeyValue { base, value, canonical })
+        Some(KeyValue { base, value: Some(value), canonical })
     }
 }
 
@@ -73,7 +81,13 @@ pub(crate) fn read(
 ) {
     let Ok(query) = CString::new(query) else { error!("a query holds a NUL character") };
     let mut types: Vec<Oid> = parameters.iter().map(|parameter| parameter.base).collect();
-    let mut values: Vec<pg_sys::Datum> = parameters.iter().map(|parameter| parameter.value).collect();
+    let null = pg_sys::Datum::from(0usize);
+    let mut values: Vec<pg_sys::Datum> =
+        parameters.iter().map(|parameter| parameter.value.unwrap_or(null)).collect();
+    let nulls: Vec<c_char> = parameters
+        .iter()
+        .map(|parameter| if parameter.value.is_some() { b' ' } else { b'n' } as c_char)
+        .collect();
     let scratch = Context::new(c"foreshard fetch");
     // SAFETY: types and values have one element per parameter. read_only makes SPI use the active snapshot, that of the statement. The
     // tuples of a batch are read before the next one is asked for.
@@ -85,7 +99,7 @@ pub(crate) fn read(
             values.len() as c_int,
             types.as_mut_ptr(),
             values.as_mut_ptr(),
-            std::ptr::null::<c_char>(),
+            nulls.as_ptr(),
             true,
             0,
         );
@@ -126,6 +140,31 @@ unsafe fn row(tuple: pg_sys::HeapTuple, descriptor: pg_sys::TupleDesc, encoders:
             .zip(values.iter().zip(&nulls))
             .map(|(encoder, (value, null))| (!null).then(|| encoder.text(*value)))
             .collect()
+    }
+}
+
+/// Raises the ERROR that running a query with parameters of these types would raise before it reads a row: of missing privileges,
+/// or of constants that can't be computed.
+pub(crate) fn check_readable(query: &str, types: &[Oid]) {
+    let Ok(query) = CString::new(format!("SELECT FROM ({query}) AS q LIMIT 0")) else {
+        error!("a query holds a NUL character")
+    };
+    let mut types = types.to_vec();
+    let mut values = vec![pg_sys::Datum::from(0usize); types.len()];
+    let nulls = vec![b'n' as c_char; types.len()];
+    // SAFETY: types, values and nulls have one element per parameter.
+    unsafe {
+        pg_sys::SPI_connect();
+        pg_sys::SPI_execute_with_args(
+            query.as_ptr(),
+            types.len() as c_int,
+            types.as_mut_ptr(),
+            values.as_mut_ptr(),
+            nulls.as_ptr(),
+            true,
+            0,
+        );
+        pg_sys::SPI_finish();
     }
 }
 

@@ -60,6 +60,14 @@ impl Row<'_> {
         Some(array.into_iter().map(Option::unwrap_or_default).collect())
     }
 
+    /// A column of type oid[] or regtype[].
+    pub(crate) fn oids(&self, column: usize) -> Option<Vec<Oid>> {
+        // SAFETY: as above; both element types are OIDs.
+        let array =
+            self.datum(column).and_then(|datum| unsafe { Vec::<Option<Oid>>::from_datum(datum, false) })?;
+        Some(array.into_iter().map(|oid| oid.unwrap_or(Oid::INVALID)).collect())
+    }
+
     /// A column of type name[].
     pub(crate) fn names(&self, column: usize) -> Option<Vec<String>> {
         let datum = self.datum(column)?;

@@ -32,6 +32,7 @@ macro_rules! entry {
 }
 
 entry!(foreshard_create_shard, pg_finfo_foreshard_create_shard, create_shard);
+entry!(foreshard_create_query_shard, pg_finfo_foreshard_create_query_shard, create_query_shard);
 entry!(foreshard_drop_shard, pg_finfo_foreshard_drop_shard, drop_shard);
 entry!(foreshard_create_edge, pg_finfo_foreshard_create_edge, create_edge);
 entry!(foreshard_drop_edge, pg_finfo_foreshard_drop_edge, drop_edge);
@@ -42,6 +43,30 @@ unsafe fn create_shard(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     let types = [TEXTOID, REGCLASSOID, TEXTOID, NAMEARRAYOID, NAMEARRAYOID, BOOLOID, BOOLOID];
     // SAFETY: the types are those of the declaration.
     unsafe { pass_on(call, c"SELECT foreshard.define_shard($1, $2, $3, $4, $5, $6, $7, $8)", &types) }
+}
+
+/// Names in the query are the caller's: it is analysed, and held against his rights, before the owner of the extension keeps it.
+unsafe fn create_query_shard(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    use pg_sys::{BOOLOID, NAMEARRAYOID, OIDARRAYOID, TEXTOID};
+    // SAFETY: declared as create_query_shard(text, text, name[], boolean, boolean).
+    unsafe {
+        let argument = |index: usize| *(*call).args.as_ptr().add(index);
+        let query = String::from_datum(argument(1).value, argument(1).isnull);
+        let params = argument(2);
+        let count = if params.isnull { 0 } else { value::array_length(params.value) };
+        let compiled = query.map(|query| api::caller_query(&query, count));
+        let (tree, types) = match compiled {
+            Some((tree, types)) => (tree.into_datum(), types.into_datum()),
+            None => (None, None),
+        };
+        let of = |datum: Option<pg_sys::Datum>| pg_sys::NullableDatum {
+            value: datum.unwrap_or(pg_sys::Datum::from(0usize)),
+            isnull: datum.is_none(),
+        };
+        let values = [argument(0), of(tree), of(types), params, argument(3), argument(4)];
+        let kinds = [TEXTOID, TEXTOID, OIDARRAYOID, NAMEARRAYOID, BOOLOID, BOOLOID];
+        run_as_owner(call, c"SELECT foreshard.define_query($1, $2, $3, $4, $5, $6, $7)", &values, &kinds)
+    }
 }
 
 unsafe fn drop_shard(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
@@ -65,14 +90,26 @@ unsafe fn drop_edge(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
 
 /// Runs `statement` as the owner of the called function, with the caller as `$1` and the call's arguments behind it.
 unsafe fn pass_on(call: pg_sys::FunctionCallInfo, statement: &CStr, types: &[Oid]) -> pg_sys::Datum {
-    // SAFETY: `call` has as many arguments as `types`, by contract; values outlive the statement.
+    // SAFETY: `call` has as many arguments as `types`, by contract.
+    unsafe {
+        let arguments: Vec<_> = (0..types.len()).map(|index| *(*call).args.as_ptr().add(index)).collect();
+        run_as_owner(call, statement, &arguments, types)
+    }
+}
+
+unsafe fn run_as_owner(
+    call: pg_sys::FunctionCallInfo,
+    statement: &CStr,
+    arguments: &[pg_sys::NullableDatum],
+    types: &[Oid],
+) -> pg_sys::Datum {
+    // SAFETY: there is one argument of each type, by contract; values outlive the statement.
     unsafe {
         let caller = super::identity::current_role();
         let mut argument_types = vec![pg_sys::REGROLEOID];
         let mut values = vec![pg_sys::Datum::from(caller)];
         let mut nulls = vec![b' ' as std::ffi::c_char];
-        for (index, kind) in types.iter().enumerate() {
-            let argument = &*(*call).args.as_ptr().add(index);
+        for (argument, kind) in arguments.iter().zip(types) {
             argument_types.push(*kind);
             values.push(argument.value);
             nulls.push(if argument.isnull { b'n' } else { b' ' } as std::ffi::c_char);

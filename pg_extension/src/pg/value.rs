@@ -132,7 +132,7 @@ fn is_nested(base: Oid) -> bool {
 }
 
 /// `to_json` honours a cast to json of types that are not built in.
-fn has_json_cast(base: Oid) -> bool {
+pub(super) fn has_json_cast(base: Oid) -> bool {
     if u32::from(base) < pg_sys::FirstNormalObjectId {
         return false;
     }
@@ -147,4 +147,17 @@ fn has_json_cast(base: Oid) -> bool {
         )
     };
     path == pg_sys::CoercionPathType::COERCION_PATH_FUNC && function != Oid::INVALID
+}
+
+/// How many elements an array has.
+///
+/// # Safety
+/// `array` is an array that is not NULL.
+pub(super) unsafe fn array_length(array: pg_sys::Datum) -> usize {
+    // SAFETY: by contract; a copy is made where it is packed.
+    unsafe {
+        let array: *mut pg_sys::ArrayType = pg_sys::pg_detoast_datum(array.cast_mut_ptr()).cast();
+        let dimensions = array.add(1).cast::<std::ffi::c_int>();
+        usize::try_from(pg_sys::ArrayGetNItems((*array).ndim, dimensions)).unwrap_or(0)
+    }
 }

@@ -9,5 +9,6 @@ mod lifecycle;
 mod model;
 mod order;
 mod origin;
+mod queries;
 mod rights;
 mod values;

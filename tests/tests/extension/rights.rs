@@ -7,13 +7,13 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::origin::{Origin, error_of};
 
-async fn login(url: &str) -> Result<Client> {
+pub(crate) async fn login(url: &str) -> Result<Client> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     tokio::spawn(connection);
     Ok(client)
 }
 
-async fn role(origin: &Origin, name: &str) -> Result<Client> {
+pub(crate) async fn role(origin: &Origin, name: &str) -> Result<Client> {
     origin.db.batch_execute(&format!("CREATE ROLE {name} LOGIN PASSWORD '{name}'")).await?;
     login(&origin.cluster.url_of(name, name, "postgres")).await
 }
