@@ -144,7 +144,8 @@ CREATE FUNCTION foreshard.health_shards() RETURNS TABLE ("check" text, status te
     BEGIN
         FOR shard IN SELECT s.*, v.defect AS fault, c.relkind, c.relrowsecurity, c.relpersistence,
                 EXISTS (SELECT FROM pg_roles r WHERE r.oid = s.owner) AS owner_exists
-            FROM foreshard.shard s JOIN foreshard.shards v USING (name) LEFT JOIN pg_class c ON c.oid = s.source ORDER BY s.name
+            FROM foreshard.shard s JOIN foreshard.shards v USING (name) LEFT JOIN pg_class c ON c.oid = s.source
+            WHERE s.source IS NOT NULL ORDER BY s.name
         LOOP
             "check" := 'shard ' || quote_ident(shard.name);
             fix := NULL;
@@ -220,5 +221,6 @@ CREATE FUNCTION foreshard.health() RETURNS TABLE ("check" text, status text, det
         SELECT * FROM foreshard.health_server()
         UNION ALL SELECT * FROM foreshard.health_edges()
         UNION ALL SELECT * FROM foreshard.health_shards()
+        UNION ALL SELECT * FROM foreshard.health_queries()
     $$;
 COMMENT ON FUNCTION foreshard.health() IS 'every misconfiguration of this origin; status is ok, warn or fail, fix the statement that mends it';

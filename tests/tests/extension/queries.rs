@@ -333,3 +333,27 @@ async fn a_definition_survives_a_dump_and_changes_only_when_it_differs() -> Resu
     assert_eq!(row.get::<_, i64>(3), 1);
     Ok(())
 }
+
+#[tokio::test]
+async fn health_says_what_would_make_a_query_shard_precise() -> Result<()> {
+    let origin = Origin::followed(&format!(
+        "{SHOP} ALTER TABLE orders REPLICA IDENTITY DEFAULT;
+         SELECT foreshard.create_query_shard('q', 'SELECT id FROM orders WHERE customer_id = $1', '{{c}}')"
+    ))
+    .await?;
+    let health =
+        "SELECT status || ' ' || coalesce(fix, '-') FROM foreshard.health() WHERE \"check\" = 'shard q'";
+    let fix: String = origin.value(health).await?;
+    assert_eq!(fix, "warn ALTER TABLE public.orders REPLICA IDENTITY FULL");
+    let moved = "UPDATE orders SET customer_id = 2 WHERE id = 10";
+    assert_eq!(origin.after(moved).await?, ["q Whole(OldImage)"]);
+    origin.after(fix.trim_start_matches("warn ")).await?;
+    assert_eq!(origin.value::<String>(health).await?, "ok -");
+    assert_eq!(origin.after("UPDATE orders SET customer_id = 1 WHERE id = 10").await?, ["q 1 2"]);
+    origin.db.batch_execute("ALTER TABLE orders ENABLE ROW LEVEL SECURITY").await?;
+    assert_eq!(
+        origin.value::<String>(health).await?,
+        "fail ALTER TABLE public.orders DISABLE ROW LEVEL SECURITY"
+    );
+    Ok(())
+}

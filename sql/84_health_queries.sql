@@ -1,0 +1,58 @@
+-- What is wrong with query shards; a part of health(), see 85_health.sql.
+
+CREATE FUNCTION foreshard.health_queries() RETURNS TABLE ("check" text, status text, detail text, fix text)
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+    DECLARE
+        shard record;
+        part record;
+    BEGIN
+        FOR shard IN SELECT s.name, s.owner, v.defect, EXISTS (SELECT FROM pg_roles r WHERE r.oid = s.owner) AS owner_exists
+            FROM foreshard.shard s JOIN foreshard.shards v USING (name) WHERE s.source IS NULL ORDER BY s.name
+        LOOP
+            "check" := 'shard ' || quote_ident(shard.name);
+            status := 'fail';
+            fix := format('SELECT foreshard.create_query_shard(%L, …, or_replace => true), or SELECT foreshard.drop_shard(%L)', shard.name, shard.name);
+            IF shard.defect IS NOT NULL OR NOT shard.owner_exists THEN
+                detail := coalesce(shard.defect, 'the role that defined it is gone');
+                RETURN NEXT;
+                CONTINUE;
+            END IF;
+            SELECT d.source, c.relrowsecurity INTO part FROM foreshard.shard_source d JOIN pg_class c ON c.oid = d.source
+                WHERE d.shard = shard.name AND (c.relrowsecurity OR c.relpersistence <> 'p') LIMIT 1;
+            IF FOUND THEN
+                detail := format(CASE WHEN part.relrowsecurity THEN '%s has row-level security: the shard is not given out'
+                    ELSE 'changes of %s are not logged' END, part.source);
+                fix := format(CASE WHEN part.relrowsecurity THEN 'ALTER TABLE %s DISABLE ROW LEVEL SECURITY'
+                    ELSE 'ALTER TABLE %s SET LOGGED' END, part.source);
+                RETURN NEXT;
+                CONTINUE;
+            END IF;
+            status := 'ok';
+            detail := 'changes of rows can be told apart';
+            fix := NULL;
+            -- Columns that decide, and that the log does not hold of a row before its change.
+            SELECT p.oid::regclass AS name, string_agg(DISTINCT quote_ident(a.attname), ', ') AS missing INTO part
+                FROM foreshard.shard_source d
+                CROSS JOIN LATERAL (
+                    SELECT unnest(d.key_attnums) AS attnum
+                    UNION SELECT m[1]::int2 FROM regexp_matches(d.predicate_tree, ':varattno (\d+)', 'g') m) AS n
+                JOIN pg_attribute r ON r.attrelid = d.source AND r.attnum = n.attnum
+                JOIN pg_class p ON p.relkind = 'r' AND p.relreplident <> 'f'
+                    AND (p.oid = d.source OR p.oid IN (SELECT t.relid FROM pg_partition_tree(d.source) t))
+                JOIN pg_attribute a ON a.attrelid = p.oid AND a.attname = r.attname
+                WHERE d.shard = shard.name AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = p.oid
+                    AND CASE p.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END
+                    AND a.attnum = ANY (i.indkey[:i.indnkeyatts - 1]))
+                GROUP BY p.oid ORDER BY p.oid::regclass::text LIMIT 1;
+            IF FOUND THEN
+                status := 'warn';
+                detail := format('the log does not hold %s of rows of %s before an UPDATE or DELETE, which then invalidates the whole shard',
+                    part.missing, part.name);
+                fix := format('ALTER TABLE %s REPLICA IDENTITY FULL', part.name);
+            END IF;
+            RETURN NEXT;
+        END LOOP;
+    END
+    $$;
+COMMENT ON FUNCTION foreshard.health_queries() IS 'the part of health() about query shards';
