@@ -13,11 +13,6 @@ CREATE FUNCTION foreshard.health_queries() RETURNS TABLE ("check" text, status t
             "check" := 'shard ' || quote_ident(shard.name);
             status := 'fail';
             fix := format('SELECT foreshard.create_query_shard(%L, …, or_replace => true), or SELECT foreshard.drop_shard(%L)', shard.name, shard.name);
-            IF shard.defect IS NOT NULL OR NOT shard.owner_exists THEN
-                detail := coalesce(shard.defect, 'the role that defined it is gone');
-                RETURN NEXT;
-                CONTINUE;
-            END IF;
             SELECT d.source, c.relrowsecurity INTO part FROM foreshard.shard_source d JOIN pg_class c ON c.oid = d.source
                 WHERE d.shard = shard.name AND (c.relrowsecurity OR c.relpersistence <> 'p') LIMIT 1;
             IF FOUND THEN
@@ -25,6 +20,11 @@ CREATE FUNCTION foreshard.health_queries() RETURNS TABLE ("check" text, status t
                     ELSE 'changes of %s are not logged' END, part.source);
                 fix := format(CASE WHEN part.relrowsecurity THEN 'ALTER TABLE %s DISABLE ROW LEVEL SECURITY'
                     ELSE 'ALTER TABLE %s SET LOGGED' END, part.source);
+                RETURN NEXT;
+                CONTINUE;
+            END IF;
+            IF shard.defect IS NOT NULL OR NOT shard.owner_exists THEN
+                detail := coalesce(shard.defect, 'the role that defined it is gone');
                 RETURN NEXT;
                 CONTINUE;
             END IF;
