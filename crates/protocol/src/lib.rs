@@ -10,6 +10,7 @@ mod fetch;
 mod frame;
 mod ids;
 mod lsn;
+mod rowset;
 mod snapshot;
 
 pub use catalog::{CatalogSnapshot, EdgeName, FunctionId, Mapping, Schedule, ScheduleEntry, ShardDef};
@@ -20,6 +21,7 @@ pub use fetch::{
 pub use frame::{CatalogChange, Deltas, Event, Frame, InstanceRows, KeyChange, RowChange, WholeReason};
 pub use ids::{IdError, InstanceId, KeyPart, ShardName};
 pub use lsn::{Lsn, ParseLsnError};
+pub use rowset::RowSet;
 pub use snapshot::{ParseSnapshotError, Snapshot, Xid};
 
 /// Version of everything in this crate that crosses the wire. The plugin refuses a consumer that asks for another.

@@ -11,6 +11,7 @@ use foreshard_protocol::{InstanceId, KeyPart};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::encoding::Encoding;
 use super::params::{CACHE_STATUS, FORESHARD_LSN, Format, SERVER_TIMING, min_lsn};
 use super::rows::cache_status;
 use super::{App, Problem};
@@ -81,8 +82,14 @@ pub(super) async fn post(
         bytes: out.len() as u64,
     };
     app.logger.log(&app.shared, execution);
-    let mut response = Response::new(out.into());
+    let encoding = Encoding::accepted(&headers).of(out.len());
+    let body = encoding.apply(out.into()).await.ok_or(Refusal::Overloaded)?;
+    let mut response = Response::new(body.into());
     let set = response.headers_mut();
+    if let Some(name) = encoding.header() {
+        set.insert(header::CONTENT_ENCODING, name);
+    }
+    set.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
     set.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     set.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     set.insert(CACHE_STATUS, cache_status(worst));

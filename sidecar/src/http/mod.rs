@@ -1,6 +1,10 @@
 //! What edge functions talk to.
 
+mod arrow;
 mod auth;
+mod encoding;
+#[cfg(test)]
+mod fuzz;
 mod invocations;
 mod metrics;
 mod openapi;
@@ -21,6 +25,7 @@ use axum::routing::{get, post};
 use crate::config::Config;
 use crate::serve::{Logger, Shared};
 pub(crate) use auth::Guard;
+pub(crate) use encoding::Compressed;
 use problem::Problem;
 pub(crate) use server::Bound;
 pub(crate) use tls::Https;
@@ -31,6 +36,7 @@ pub(crate) struct App {
     pub(crate) logger: Logger,
     pub(crate) guard: Arc<Guard>,
     pub(crate) config: Arc<Config>,
+    pub(crate) compressed: Compressed,
     /// Begins every invocation id of this process.
     pub(crate) process: String,
 }

@@ -18,8 +18,32 @@ fn document() -> Value {
     let problem = json!({"description": "an error", "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}});
     let ok = |what: &str, schema: Value| json!({"200": {"description": what, "content": {"application/json": {"schema": schema}}}, "default": problem});
     let rows = json!({"type": "array", "items": {"type": "object"}});
+    let answer_headers = json!({
+        "Foreshard-Lsn": {"description": "the answer holds every transaction on these shards that committed at or before it", "schema": {"type": "string"}},
+        "Cache-Status": {"description": "RFC 9211: foreshard-prefetch; hit, foreshard-reactive; hit, or foreshard; fwd=miss", "schema": {"type": "string"}},
+        "ETag": {"schema": {"type": "string"}},
+        "Age": {"description": "seconds since the rows were read at the origin", "schema": {"type": "integer"}},
+        "Server-Timing": {"schema": {"type": "string"}},
+        "Content-Encoding": {"schema": {"enum": ["zstd", "gzip"]}},
+    });
     let mut rows_responses = ok("the rows", rows.clone());
+    rows_responses["200"]["headers"] = answer_headers;
+    for kind in ["application/x-ndjson", "application/vnd.apache.arrow.stream", "application/x-bincode"] {
+        rows_responses["200"]["content"][kind] = json!({});
+    }
     rows_responses["304"] = json!({"description": "the client holds these rows"});
+    for (status, what) in [
+        ("400", "bad filter, missing key, wrong type"),
+        ("401", "no token, or one that is not valid"),
+        ("403", "the function may not read this shard, or the token not this key"),
+        ("404", "no such function or shard"),
+        ("406", "no such format"),
+        ("503", "nothing fresh enough can be given now; Retry-After says when to ask again"),
+    ] {
+        let mut answer = problem.clone();
+        answer["description"] = what.into();
+        rows_responses[status] = answer;
+    }
     json!({
         "openapi": "3.1.0",
         "info": {"title": "foreshard", "version": env!("CARGO_PKG_VERSION"), "description": "Rows next to the edge function before it runs, never stale."},
@@ -28,8 +52,8 @@ fn document() -> Value {
             "/v1/functions/{function_id}/shards/{shard}/rows": {"get": {
                 "operationId": "getRows",
                 "summary": "Rows of one shard the function is mapped to",
-                "description": "Filters as column=operator.value (eq, neq, gt, gte, lt, lte, in, is, like, ilike; not. negates). A keyed shard needs every key column with eq.",
-                "parameters": [function, path("shard", "a shard"), query("select", "columns, as a,label:b"), query("order", "as a.desc,b"), query("limit", "most rows"), query("offset", "rows to leave out"), query("and", "(a.eq.1,or(…))"), query("or", "(a.eq.1,b.is.null)"), min_lsn, header("If-None-Match", "an ETag the client holds")],
+                "description": "Filters as column=operator.value (eq, neq, gt, gte, lt, lte, in, is, like, ilike; not. negates), also in groups and=(…), or=(…). A keyed shard needs every key column with eq.",
+                "parameters": [function, path("shard", "a shard"), query("select", "columns, as a,label:b"), query("order", "as a.desc,b"), query("limit", "most rows"), query("offset", "rows to leave out"), query("and", "(a.eq.1,or(…))"), query("or", "(a.eq.1,b.is.null)"), min_lsn, header("If-None-Match", "an ETag the client holds"), header("Accept-Encoding", "zstd, gzip")],
                 "responses": rows_responses,
             }},
             "/v1/functions/{function_id}/invocations": {"post": {

@@ -15,6 +15,8 @@ const MIN_LSN: HeaderName = HeaderName::from_static("foreshard-min-lsn");
 pub(crate) enum Format {
     Json,
     Ndjson,
+    Arrow,
+    Bincode,
 }
 
 impl Format {
@@ -22,6 +24,8 @@ impl Format {
         match self {
             Format::Json => "application/json",
             Format::Ndjson => "application/x-ndjson",
+            Format::Arrow => "application/vnd.apache.arrow.stream",
+            Format::Bincode => "application/x-bincode",
         }
     }
 
@@ -36,6 +40,8 @@ impl Format {
                     "" => continue,
                     "*/*" | "application/*" | "application/json" => Some(Format::Json),
                     "application/x-ndjson" => Some(Format::Ndjson),
+                    "application/vnd.apache.arrow.stream" => Some(Format::Arrow),
+                    "application/x-bincode" => Some(Format::Bincode),
                     _ => None,
                 };
                 said = true;
@@ -87,6 +93,8 @@ mod tests {
             ("*/*", Some(Format::Json)),
             ("application/x-ndjson, */*;q=0.1", Some(Format::Ndjson)),
             ("application/x-ndjson;q=0.2, application/json;q=0.9", Some(Format::Json)),
+            ("application/vnd.apache.arrow.stream", Some(Format::Arrow)),
+            ("text/html, application/x-bincode", Some(Format::Bincode)),
             ("text/html", None),
             ("application/json;q=0", None),
         ] {

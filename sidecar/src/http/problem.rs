@@ -80,7 +80,15 @@ impl Problem {
     }
 
     pub(crate) fn not_acceptable() -> Self {
-        let detail = "rows come as application/json or application/x-ndjson";
+        let detail = "rows come as application/json, application/x-ndjson, application/vnd.apache.arrow.stream or \
+                      application/x-bincode; invocations as application/json";
+        Self::new(StatusCode::NOT_ACCEPTABLE, "not-acceptable", "No such format", detail)
+    }
+
+    /// One of the columns has a value that the format has no room for.
+    pub(crate) fn not_in_this_format(column: &str) -> Self {
+        let detail =
+            format!("a value of column {column:?} can't be written in this format; ask for application/json");
         Self::new(StatusCode::NOT_ACCEPTABLE, "not-acceptable", "No such format", detail)
     }
 

@@ -1,15 +1,19 @@
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Body;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
+use bytes::Bytes;
 use foreshard_edge::rows::{Query, to_json, to_ndjson};
 use foreshard_edge::{Answer, FunctionShard, Part, Refusal, Request, ServedFrom};
-use foreshard_protocol::InstanceId;
+use foreshard_protocol::{InstanceId, RowSet, encode};
 use percent_encoding::percent_decode_str;
 
+use super::arrow::to_arrow;
+use super::encoding::Encoding;
 use super::params::{CACHE_STATUS, FORESHARD_LSN, Format, SERVER_TIMING, matches, min_lsn};
 use super::{App, Problem};
 use crate::serve::Execution;
@@ -19,7 +23,7 @@ pub(super) async fn get(app: &App, path: (String, String), request: &Parts) -> R
     let started = Instant::now();
     let ((function, shard), headers) = (path, &request.headers);
     let bearer = app.guard.admit(headers, &function)?;
-    let format = Format::accepted(headers)?;
+    let (format, encoding) = (Format::accepted(headers)?, Encoding::accepted(headers));
     let min_lsn = min_lsn(headers)?;
     let parameters = parameters(request.uri.query().unwrap_or_default())?;
     let mut query = Query::parse(parameters.iter().map(|(name, value)| (&**name, &**value)))?;
@@ -38,7 +42,22 @@ pub(super) async fn get(app: &App, path: (String, String), request: &Parts) -> R
     });
     let Answer { lsn, mut parts } = asked.await??;
     let part = parts.pop().ok_or(Refusal::NotReady)?;
-    let (body, etag) = body(&query, &part, format)?;
+    let (plain, etag) = body(&query, &part, format)?;
+    let encoding = encoding.of(plain.len());
+    let tag = encoding.tag(&etag);
+    let not_modified = matches(headers, tag.as_deref().unwrap_or(&etag));
+    let body = match encoding {
+        _ if not_modified => Bytes::new(),
+        Encoding::Identity => plain,
+        encoding => {
+            let made = match &etag {
+                // Of the whole copy, which others will ask for, too.
+                Tag::OfCopy(etag) => app.compressed.body(&part.copy.instance, etag, encoding, &plain).await,
+                Tag::Of(_) => encoding.apply(plain).await,
+            };
+            made.ok_or(Refusal::Overloaded)?
+        }
+    };
     let wait = started.elapsed();
     let execution = || Execution {
         function_id: function,
@@ -51,7 +70,6 @@ pub(super) async fn get(app: &App, path: (String, String), request: &Parts) -> R
         bytes: body.len() as u64,
     };
     app.logger.log(&app.shared, execution);
-    let not_modified = matches(headers, &etag);
     let mut response = Response::new(if not_modified { Body::empty() } else { Body::from(body) });
     if not_modified {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -64,12 +82,16 @@ pub(super) async fn get(app: &App, path: (String, String), request: &Parts) -> R
     out.insert(header::AGE, age.into());
     let text = |text: String| HeaderValue::try_from(text).map_err(|_| Problem::from(Refusal::NotReady));
     out.insert(FORESHARD_LSN, text(lsn.to_string())?);
-    out.insert(header::ETAG, text(etag.into_owned())?);
+    let etag = tag.map_or_else(|| HeaderValue::from_str(&etag), HeaderValue::try_from);
+    out.insert(header::ETAG, etag.map_err(|_| Problem::from(Refusal::NotReady))?);
+    if let Some(name) = encoding.header() {
+        out.insert(header::CONTENT_ENCODING, name);
+    }
     let micros = wait.as_micros();
     out.insert(SERVER_TIMING, text(format!("total;dur={}.{:03}", micros / 1000, micros % 1000))?);
     // Intermediaries must ask again: only the sidecar knows what has changed.
     out.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
-    out.insert(header::VARY, HeaderValue::from_static("accept, authorization"));
+    out.insert(header::VARY, HeaderValue::from_static("accept, accept-encoding, authorization"));
     Ok(response)
 }
 
@@ -92,24 +114,45 @@ pub(super) fn cache_status(served_from: ServedFrom) -> HeaderValue {
     })
 }
 
-fn body<'a>(query: &Query, part: &'a Part, format: Format) -> Result<(bytes::Bytes, Cow<'a, str>), Problem> {
+/// An entity tag, and what it is of.
+enum Tag {
+    /// All rows of a held copy, in its own format.
+    OfCopy(Arc<str>),
+    /// What this request asked for.
+    Of(Arc<str>),
+}
+
+impl std::ops::Deref for Tag {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        let (Tag::OfCopy(tag) | Tag::Of(tag)) = self;
+        tag
+    }
+}
+
+fn body(query: &Query, part: &Part, format: Format) -> Result<(Bytes, Tag), Problem> {
     let copy = &part.copy;
     if query.is_everything() && format == Format::Json {
         let body = copy.body();
-        return Ok((body.json.clone(), Cow::Borrowed(&*body.etag)));
+        return Ok((body.json.clone(), Tag::OfCopy(body.etag.clone())));
     }
     let selected = query.run(&copy.columns, &copy.rows)?;
-    let rows = selected.rows.iter().map(|row| &**row);
-    let text = match format {
-        Format::Json => to_json(&selected.columns, rows),
-        Format::Ndjson => to_ndjson(&selected.columns, rows),
+    let (columns, rows) = (selected.columns, selected.rows);
+    let each = || rows.iter().map(|row| &**row);
+    let bytes = match format {
+        Format::Json => to_json(&columns, each()),
+        Format::Ndjson => to_ndjson(&columns, each()),
+        Format::Arrow => to_arrow(&columns, &each().collect::<Vec<_>>())
+            .map_err(|column| Problem::not_in_this_format(&column))?,
+        Format::Bincode => encode(&RowSet { columns, rows: rows.into_iter().map(Cow::into_owned).collect() }),
     };
-    let body = foreshard_edge::Body::new(text);
-    Ok((body.json, Cow::Owned(body.etag.to_string())))
+    let body = foreshard_edge::Body::new(bytes);
+    Ok((body.json, Tag::Of(body.etag)))
 }
 
 /// The decoded parameters of a URL's query.
-fn parameters(query: &str) -> Result<Vec<(String, String)>, Problem> {
+pub(super) fn parameters(query: &str) -> Result<Vec<(String, String)>, Problem> {
     let bad = |_| Problem::bad_request("bad-filter", "the query holds bytes that are not UTF-8");
     let decode = |text: &str| -> Result<String, Problem> {
         let plus = text.replace('+', " ");

@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::config::{Auth, Config, SETTINGS, Setting};
-use crate::http::{App, Bound, Guard, Https};
+use crate::http::{App, Bound, Compressed, Guard, Https};
 use crate::{feed, fetch, reload};
 
 pub(crate) use log::{Execution, Logger};
@@ -81,7 +81,14 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     }
     let (logger, log) = log::channel(config.log_buffer);
     let process = format!("{:016x}", rand::random::<u64>());
-    let app = App { shared: shared.clone(), logger, guard: guard.clone(), config: config.clone(), process };
+    let app = App {
+        shared: shared.clone(),
+        logger,
+        guard: guard.clone(),
+        config: config.clone(),
+        compressed: Compressed::default(),
+        process,
+    };
     let listener = Bound::open(&config.listen, https.clone()).await?;
     tokio::spawn(reload::watch("token keys", guard.files(), move || guard.reload()));
     if let Some(https) = https {

@@ -3,6 +3,7 @@
 mod answers;
 mod certificates;
 mod faults;
+mod formats;
 mod https;
 mod limits;
 mod origin_tls;

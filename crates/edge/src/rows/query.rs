@@ -227,7 +227,7 @@ fn operation(text: &str) -> Option<impl Fn(&str) -> Filter> {
         _ if !orders.is_empty() => Comparison::Order(orders, value.to_owned()),
         "in" => Comparison::In(list(value.strip_prefix('(')?.strip_suffix(')')?)?),
         "is" => Comparison::Is(match value {
-            "null" => None,
+            "null" | "unknown" => None,
             "true" => Some(true),
             "false" => Some(false),
             _ => return None,
@@ -286,19 +286,34 @@ fn group(text: &str, depth: usize, conditions: &mut usize) -> Result<Filter, Que
         } else {
             count(conditions)?;
             let (column, rest) = item.split_once('.').ok_or_else(bad)?;
-            members.push(operation(rest).ok_or_else(|| QueryError::Filter(item.to_owned()))?(column));
+            let rest = unquoted(rest);
+            members.push(operation(&rest).ok_or_else(|| QueryError::Filter(item.to_owned()))?(column));
         }
     }
     let filter = if is_and { Filter::And(members) } else { Filter::Or(members) };
     Ok(if negated { Filter::Not(Box::new(filter)) } else { filter })
 }
 
+/// `eq."a,b"` as `eq.a,b`: inside a group, quotation marks keep a value together.
+fn unquoted(text: &str) -> std::borrow::Cow<'_, str> {
+    let quoted =
+        text.split_once(".\"").and_then(|(operator, rest)| Some((operator, rest.strip_suffix('"')?)));
+    match quoted.and_then(|(operator, value)| Some((operator, list(&format!("\"{value}\""))?))) {
+        Some((operator, values)) if values.len() == 1 => format!("{operator}.{}", values[0]).into(),
+        _ => text.into(),
+    }
+}
+
 /// Splits at commas that are outside parentheses and quotes.
 fn split(text: &str) -> Option<Vec<&str>> {
-    let (mut depth, mut quoted, mut from, mut items) = (0_u32, false, 0, Vec::new());
+    let (mut depth, mut quoted, mut escaped, mut from, mut items) = (0_u32, false, false, 0, Vec::new());
     for (i, c) in text.char_indices() {
         match c {
-            '"' => quoted = !quoted,
+            '\\' if quoted && !escaped => {
+                escaped = true;
+                continue;
+            }
+            '"' if !escaped => quoted = !quoted,
             '(' if !quoted => depth += 1,
             ')' if !quoted => depth = depth.checked_sub(1)?,
             ',' if !quoted && depth == 0 => {
@@ -307,6 +322,7 @@ fn split(text: &str) -> Option<Vec<&str>> {
             }
             _ => {}
         }
+        escaped = false;
     }
     items.push(&text[from..]);
     (depth == 0 && !quoted).then_some(items)
@@ -360,6 +376,9 @@ mod tests {
             (vec![("name", "like.*e*")], vec!["9", "10"]),
             (vec![("name", "ilike.TE_")], vec!["10"]),
             (vec![("or", "(id.eq.9,and(id.gt.10,name.is.null))")], vec!["9", "11"]),
+            (vec![("or", "(name.eq.\"a,b\",name.in.(\"ten\",x))")], vec!["10", "12"]),
+            (vec![("and", "(name.not.eq.\"a,b\",name.neq.\"q\\\"),(\")")], vec!["9", "10"]),
+            (vec![("ok", "is.unknown")], vec!["11"]),
             (vec![("not.or", "(id.eq.9,id.eq.10)")], vec!["11", "12"]),
             (vec![("order", "id.desc"), ("limit", "2")], vec!["12", "11"]),
             (vec![("order", "name"), ("offset", "1")], vec!["9", "10", "11"]),
