@@ -86,25 +86,6 @@ CREATE TABLE foreshard.schedules (
 CREATE INDEX schedules_edge ON foreshard.schedules (edge, ends_at);
 COMMENT ON TABLE foreshard.schedules IS 'prefetch schedules as published; of two for one moment and edge the higher id is in force';
 
-CREATE TABLE foreshard.executions (
-    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    edge        text COLLATE "C" NOT NULL,
-    function_id text COLLATE "C" NOT NULL,
-    started_at  timestamptz NOT NULL,
-    tables      text[] NOT NULL,
-    filters     jsonb NOT NULL,
-    shards      text[] NOT NULL,
-    served_from text NOT NULL CHECK (served_from IN ('prefetch', 'reactive', 'origin', 'error')),
-    wait_us     bigint NOT NULL CHECK (wait_us >= 0),
-    bytes       bigint NOT NULL CHECK (bytes >= 0),
-    logged_xid  xid8 NOT NULL DEFAULT pg_current_xact_id()
-);
-CREATE INDEX executions_logged ON foreshard.executions (logged_xid, id);
-CREATE INDEX executions_started ON foreshard.executions USING brin (started_at);
-COMMENT ON TABLE foreshard.executions IS 'execution log of edge functions, shipped in batches by the edges';
-COMMENT ON COLUMN foreshard.executions.logged_xid IS
-    'an incremental reader takes rows below pg_snapshot_xmin(pg_current_snapshot()) in (logged_xid, id) order and misses none';
-
 CREATE TABLE foreshard.advice (
     id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     made_at   timestamptz NOT NULL DEFAULT now(),

@@ -131,6 +131,7 @@ CREATE FUNCTION foreshard.append_executions(edge text, batch jsonb) RETURNS bigi
     AS $$
     DECLARE
         written bigint;
+        segment constant int2 := foreshard.log_segment();
     BEGIN
         IF jsonb_typeof(batch) IS DISTINCT FROM 'array' THEN
             RAISE EXCEPTION 'batch must be a JSON array of executions' USING ERRCODE = 'invalid_parameter_value';
@@ -138,9 +139,9 @@ CREATE FUNCTION foreshard.append_executions(edge text, batch jsonb) RETURNS bigi
         IF jsonb_array_length(batch) > 10000 THEN
             RAISE EXCEPTION 'a batch has at most 10000 executions' USING ERRCODE = 'program_limit_exceeded';
         END IF;
-        INSERT INTO foreshard.executions (edge, function_id, started_at, tables, filters, shards, served_from, wait_us, bytes)
+        INSERT INTO foreshard.executions (edge, function_id, started_at, tables, filters, shards, served_from, wait_us, bytes, segment)
             SELECT append_executions.edge, e.function_id, e.started_at, coalesce(e.tables, '{}'), coalesce(e.filters, '{}'),
-                coalesce(e.shards, '{}'), e.served_from, e.wait_us, e.bytes
+                coalesce(e.shards, '{}'), e.served_from, e.wait_us, e.bytes, segment
             FROM jsonb_to_recordset(batch) AS e(function_id text, started_at timestamptz, tables text[], filters jsonb,
                 shards text[], served_from text, wait_us bigint, bytes bigint);
         GET DIAGNOSTICS written = ROW_COUNT;

@@ -4,6 +4,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::step;
+
 /// What to install where.
 pub(crate) struct Request {
     /// The pg_config of the server to build for and install into.
@@ -43,10 +45,13 @@ pub(crate) fn run(request: &Request) -> Result<()> {
     let version = env!("CARGO_PKG_VERSION");
     put(&library_dir, "foreshard.so", &fs::read(&library).with_context(|| library.display().to_string())?)?;
     put(&extension_dir, "foreshard.control", control(version).as_bytes())?;
-    put(&extension_dir, &format!("foreshard--{version}.sql"), script(&root.join("sql"))?.as_bytes())?;
-    for step in sql_files(&root.join("migrations"))? {
-        let name = step.file_name().and_then(|name| name.to_str()).context("migration names are UTF-8")?;
-        put(&extension_dir, name, &fs::read(&step)?)?;
+    let install_script = script(&root.join("sql"))?;
+    put(&extension_dir, &format!("foreshard--{version}.sql"), install_script.as_bytes())?;
+    // Install scripts of released versions, and the steps from each to the next.
+    for file in sql_files(&root.join("migrations"))? {
+        let name = file.file_name().and_then(|name| name.to_str()).context("migration names are UTF-8")?;
+        let content = step::complete(&fs::read_to_string(&file)?, &install_script);
+        put(&extension_dir, name, content.as_bytes())?;
     }
     println!("foreshard {version} for PostgreSQL {major}: {}", library_dir.display());
     Ok(())

@@ -2,6 +2,7 @@
 //! PostgreSQL that PATH describes and puts library, control file and SQL where that server looks for them.
 
 mod install;
+mod step;
 
 use anyhow::{Context, Result, bail};
 

@@ -60,6 +60,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const CATALOG_AGE: Duration = Duration::from_secs(2);
 /// How often the log tells how things go, in real time.
 const SUMMARY_EVERY: Duration = Duration::from_secs(60);
+/// How often the execution log is kept within its retention, in real time.
+const MAINTAIN_EVERY: Duration = Duration::from_secs(3600);
 const MOST_ENTRIES: usize = 5_000;
 
 struct Planner {
@@ -69,6 +71,7 @@ struct Planner {
     scheduled: HashSet<String>,
     rounds: u64,
     summary: Option<Instant>,
+    maintained: Option<Instant>,
 }
 
 /// A connection that works, and what was read through it.
@@ -83,7 +86,7 @@ struct Session {
 impl Planner {
     fn new(settings: Settings) -> Self {
         let learner = Learner::new(&settings);
-        Planner { settings, learner, scheduled: HashSet::new(), rounds: 0, summary: None }
+        Planner { settings, learner, scheduled: HashSet::new(), rounds: 0, summary: None, maintained: None }
     }
 
     async fn once(&mut self) -> anyhow::Result<()> {
@@ -169,6 +172,16 @@ impl Planner {
         }
         let published = self.publish(session, now).await?;
         self.rounds += 1;
+        if self.maintained.is_none_or(|at| at.elapsed() > MAINTAIN_EVERY) {
+            self.maintained = Some(Instant::now());
+            match session.origin.maintain().await {
+                // The right to do so is not needed for planning; health() tells if nobody has it.
+                Err(failure) if failure.refused => {
+                    info!("the execution log is left to others to maintain: {failure}")
+                }
+                done => done?,
+            }
+        }
         let took = begun.elapsed();
         debug!(rows, published, ?took, now = %now, "round");
         if self.summary.is_none_or(|s| s.elapsed() > SUMMARY_EVERY) {

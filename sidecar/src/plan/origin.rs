@@ -176,6 +176,15 @@ impl Origin {
         }
     }
 
+    /// Has the origin remove executions that are past their retention.
+    pub(super) async fn maintain(&self) -> Result<(), Failure> {
+        let done = self.client.query("SELECT relation::text, action FROM foreshard.maintain()", &[]);
+        for row in within("maintaining the execution log", done).await? {
+            tracing::info!(segment = row.get::<_, &str>(0), "execution log: {}", row.get::<_, &str>(1));
+        }
+        Ok(())
+    }
+
     pub(super) async fn publish(
         &self,
         schedule: &EdgeSchedule,

@@ -1,0 +1,154 @@
+\echo Use "ALTER EXTENSION foreshard UPDATE TO '0.2.0'" to load this file. \quit
+
+-- The execution log becomes a ring of segments. What was logged moves along, with the rights people gave on it.
+
+ALTER TABLE foreshard.executions RENAME TO executions_before;
+ALTER SEQUENCE foreshard.executions_id_seq RENAME TO executions_before_id_seq;
+DROP INDEX foreshard.executions_logged, foreshard.executions_started;
+DO $$
+    DECLARE
+        held name;
+    BEGIN
+        FOR held IN SELECT conname FROM pg_catalog.pg_constraint WHERE conrelid = 'foreshard.executions_before'::regclass LOOP
+            EXECUTE pg_catalog.format('ALTER TABLE foreshard.executions_before RENAME CONSTRAINT %I TO %I', held, 'before_' || held);
+        END LOOP;
+    END
+    $$;
+
+CREATE TABLE foreshard.log_policy (
+    one       boolean PRIMARY KEY DEFAULT true CHECK (one),
+    retention interval NOT NULL CHECK (retention BETWEEN '1 hour' AND '10 years')
+);
+COMMENT ON TABLE foreshard.log_policy IS 'how long executions are kept, if set; change it with set_log_retention only';
+
+CREATE FUNCTION foreshard.log_retention() RETURNS interval
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT coalesce((SELECT retention FROM foreshard.log_policy), interval '90 days') $$;
+COMMENT ON FUNCTION foreshard.log_retention() IS 'how long executions are kept';
+
+CREATE FUNCTION foreshard.log_segment() RETURNS int2
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT (floor(extract(epoch FROM now()) / (extract(epoch FROM foreshard.log_retention()) / 30))::bigint % 32)::int2 $$;
+COMMENT ON FUNCTION foreshard.log_segment() IS 'the segment of the execution log that is written to now';
+
+CREATE TABLE foreshard.executions (
+    id          bigint GENERATED ALWAYS AS IDENTITY,
+    edge        text COLLATE "C" NOT NULL,
+    function_id text COLLATE "C" NOT NULL,
+    started_at  timestamptz NOT NULL,
+    tables      text[] NOT NULL,
+    filters     jsonb NOT NULL,
+    shards      text[] NOT NULL,
+    served_from text NOT NULL CHECK (served_from IN ('prefetch', 'reactive', 'origin', 'error')),
+    wait_us     bigint NOT NULL CHECK (wait_us >= 0),
+    bytes       bigint NOT NULL CHECK (bytes >= 0),
+    logged_xid  xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    logged_at   timestamptz NOT NULL DEFAULT now(),
+    segment     int2 NOT NULL DEFAULT foreshard.log_segment(),
+    PRIMARY KEY (segment, id)
+) PARTITION BY LIST (segment);
+CREATE INDEX executions_logged ON foreshard.executions (logged_xid, id);
+CREATE INDEX executions_started ON foreshard.executions USING brin (started_at);
+CREATE INDEX executions_logged_at ON foreshard.executions USING brin (logged_at);
+COMMENT ON TABLE foreshard.executions IS 'execution log of edge functions, shipped in batches by the edges; maintain() keeps it within its retention';
+COMMENT ON COLUMN foreshard.executions.logged_xid IS
+    'an incremental reader takes rows below pg_snapshot_xmin(pg_current_snapshot()) in (logged_xid, id) order and misses none';
+COMMENT ON COLUMN foreshard.executions.logged_at IS 'when the row was written, by the clock of this server: retention counts from here';
+
+DO $$
+    BEGIN
+        FOR segment IN 0 .. 31 LOOP
+            EXECUTE format('CREATE TABLE foreshard.executions_%s PARTITION OF foreshard.executions FOR VALUES IN (%s)',
+                lpad(segment::text, 2, '0'), segment);
+        END LOOP;
+    END
+    $$;
+
+-- The log itself is no part of a dump: it carries transaction ids of this cluster.
+SELECT pg_catalog.pg_extension_config_dump('foreshard.log_policy', '');
+
+INSERT INTO foreshard.executions (id, edge, function_id, started_at, tables, filters, shards, served_from, wait_us, bytes, logged_xid)
+    OVERRIDING SYSTEM VALUE
+    SELECT id, edge, function_id, started_at, tables, filters, shards, served_from, wait_us, bytes, logged_xid
+    FROM foreshard.executions_before;
+SELECT pg_catalog.setval('foreshard.executions_id_seq', coalesce(max(id), 0) + 1, false) FROM foreshard.executions_before;
+
+REVOKE ALL ON foreshard.executions FROM PUBLIC;
+DO $$
+    DECLARE
+        own constant aclitem[] := (SELECT initprivs FROM pg_catalog.pg_init_privs
+            WHERE objoid = 'foreshard.executions'::regclass AND classoid = 'pg_catalog.pg_class'::regclass AND objsubid = 0);
+        given record;
+    BEGIN
+        FOR given IN SELECT a.* FROM pg_catalog.pg_class c, LATERAL pg_catalog.aclexplode(c.relacl) a
+            WHERE c.oid = 'foreshard.executions_before'::regclass AND a.grantee <> c.relowner
+        LOOP
+            EXECUTE pg_catalog.format('GRANT %s ON foreshard.executions TO %s%s', given.privilege_type,
+                CASE given.grantee WHEN 0 THEN 'PUBLIC' ELSE given.grantee::regrole::text END,
+                CASE WHEN given.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END);
+        END LOOP;
+        -- A grant made in an extension's script counts as the extension's own, and would be left out of dumps.
+        UPDATE pg_catalog.pg_init_privs SET initprivs = own
+            WHERE objoid = 'foreshard.executions'::regclass AND classoid = 'pg_catalog.pg_class'::regclass AND objsubid = 0;
+    END
+    $$;
+DROP TABLE foreshard.executions_before;
+
+-- Shards that are a query.
+
+ALTER TABLE foreshard.shard ALTER source DROP NOT NULL;
+
+CREATE TABLE foreshard.shard_query (
+    shard       text COLLATE "C" PRIMARY KEY REFERENCES foreshard.shard ON DELETE CASCADE,
+    query       text NOT NULL,
+    param_types regtype[] NOT NULL,
+    -- Derived by the trigger foreshard.query_derive.
+    query_tree  text
+);
+COMMENT ON TABLE foreshard.shard_query IS 'queries of shards that are not a table''s; change them with create_query_shard only';
+
+CREATE TABLE foreshard.shard_source (
+    shard          text COLLATE "C" NOT NULL REFERENCES foreshard.shard ON DELETE CASCADE,
+    ordinal        int NOT NULL,
+    source         regclass NOT NULL,
+    source_name    text NOT NULL,
+    key_attnums    int2[] NOT NULL,
+    predicate      text,
+    predicate_tree text,
+    PRIMARY KEY (shard, ordinal)
+) WITH (user_catalog_table = true, toast_tuple_target = 8160);
+ALTER TABLE foreshard.shard_source ALTER source_name SET STORAGE MAIN, ALTER key_attnums SET STORAGE MAIN,
+    ALTER predicate SET STORAGE MAIN, ALTER predicate_tree SET STORAGE MAIN;
+CREATE INDEX shard_source_source ON foreshard.shard_source (source);
+COMMENT ON TABLE foreshard.shard_source IS 'what the query of a shard depends on, derived from its parse tree: one row for each place where it reads a table';
+COMMENT ON COLUMN foreshard.shard_source.key_attnums IS
+    'columns that hold the parameters, in their order: a row concerns the instance it names; empty if it may concern any';
+COMMENT ON COLUMN foreshard.shard_source.predicate IS 'rows that do not satisfy it do not matter';
+
+SELECT pg_catalog.pg_extension_config_dump('foreshard.shard',
+    'WHERE source IS NULL OR EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = source)');
+SELECT pg_catalog.pg_extension_config_dump('foreshard.shard_query', '');
+SELECT pg_catalog.pg_extension_config_dump('foreshard.mapping',
+    'WHERE EXISTS (SELECT FROM foreshard.shard s WHERE s.name = shard
+        AND (s.source IS NULL OR EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = s.source)))');
+
+-- xtask: functions, views, triggers and comments of sql/ follow
+
+-- PUBLIC loses what is new. Not REVOKE ON ALL: it would take rights that people gave for the extension's own.
+DO $$
+    DECLARE
+        fresh record;
+    BEGIN
+        FOR fresh IN SELECT p.oid::regprocedure AS name FROM pg_catalog.pg_proc p,
+                LATERAL pg_catalog.aclexplode(coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) a
+            WHERE p.pronamespace = 'foreshard'::regnamespace AND a.grantee = 0
+        LOOP
+            EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', fresh.name);
+        END LOOP;
+        FOR fresh IN SELECT c.oid::regclass AS name, CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind FROM pg_catalog.pg_class c
+            WHERE c.relnamespace = 'foreshard'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'S') AND c.relacl IS NULL
+        LOOP
+            EXECUTE pg_catalog.format('REVOKE ALL ON %s %s FROM PUBLIC', fresh.kind, fresh.name);
+        END LOOP;
+    END
+    $$;

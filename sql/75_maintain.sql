@@ -1,0 +1,79 @@
+-- Upkeep of the execution log.
+
+CREATE FUNCTION foreshard.set_log_retention(retention interval) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+    BEGIN
+        IF retention IS NULL THEN
+            RAISE EXCEPTION 'retention must not be NULL' USING ERRCODE = 'null_value_not_allowed';
+        END IF;
+        IF retention NOT BETWEEN interval '1 hour' AND interval '10 years' THEN
+            RAISE EXCEPTION 'retention is between 1 hour and 10 years' USING ERRCODE = 'invalid_parameter_value';
+        END IF;
+        INSERT INTO foreshard.log_policy (retention) VALUES (set_log_retention.retention)
+            ON CONFLICT (one) DO UPDATE SET retention = excluded.retention;
+    END
+    $$;
+COMMENT ON FUNCTION foreshard.set_log_retention(interval) IS 'sets how long executions are kept, 1 hour to 10 years; 90 days if it was never set';
+
+CREATE FUNCTION foreshard.maintain() RETURNS TABLE (relation regclass, action text)
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s'
+    AS $$
+    DECLARE
+        retention constant interval := foreshard.log_retention();
+        due constant timestamptz := now() - retention;
+        current constant int2 := foreshard.log_segment();
+        number int2;
+        kept boolean;
+        removed bigint;
+    BEGIN
+        IF NOT pg_try_advisory_xact_lock(hashtextextended('foreshard maintain', 0)) THEN
+            RETURN; -- another session is at it
+        END IF;
+        FOR number IN 0 .. 31 LOOP
+            relation := format('foreshard.executions_%s', lpad(number::text, 2, '0'))::regclass;
+            BEGIN
+                -- A glance first: a lock is taken only where there is something to do.
+                EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE logged_at >= $1) OR NOT EXISTS (SELECT FROM %1$s)', relation)
+                    INTO kept USING due;
+                IF NOT kept AND number <> current THEN
+                    EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', relation);
+                    EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE logged_at >= $1)', relation) INTO kept USING due;
+                    IF NOT kept THEN
+                        EXECUTE format('TRUNCATE %s', relation);
+                        action := 'emptied';
+                        RETURN NEXT;
+                        CONTINUE;
+                    END IF;
+                END IF;
+                -- What came into the segment under another retention, or in a former round that nobody cleared up after.
+                EXECUTE format('DELETE FROM %s WHERE logged_at < $1', relation) USING due - retention / 30;
+                GET DIAGNOSTICS removed = ROW_COUNT;
+                IF removed > 0 THEN
+                    action := format('%s rows deleted', removed);
+                    RETURN NEXT;
+                END IF;
+            EXCEPTION WHEN lock_not_available THEN
+                action := 'in use, left for the next call';
+                RETURN NEXT;
+            END;
+        END LOOP;
+    END
+    $$;
+COMMENT ON FUNCTION foreshard.maintain() IS
+    'removes executions that are past their retention; call it every hour, as foreshard plan does. What was done, by segment';
+
+CREATE FUNCTION foreshard.health_log() RETURNS TABLE ("check" text, status text, detail text, fix text)
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT 'execution log', CASE WHEN overdue THEN 'warn' ELSE 'ok' END,
+            format('%s of executions, kept for %s%s', pg_size_pretty(size), foreshard.log_retention(),
+                CASE WHEN overdue THEN '; some are older, because nobody calls maintain()' ELSE '' END),
+            CASE WHEN overdue THEN 'SELECT * FROM foreshard.maintain(); -- and let foreshard plan or cron do it every hour' END
+        FROM (SELECT
+            (SELECT sum(pg_total_relation_size(relid)) FROM pg_partition_tree('foreshard.executions')) AS size,
+            -- One segment comes due at a time, and maintain() is called every hour.
+            EXISTS (SELECT FROM foreshard.executions
+                WHERE logged_at < now() - foreshard.log_retention() - foreshard.log_retention() / 30 - interval '2 hours') AS overdue) AS l
+    $$;
+COMMENT ON FUNCTION foreshard.health_log() IS 'the part of health() about the execution log';
