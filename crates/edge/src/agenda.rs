@@ -114,6 +114,12 @@ impl Agenda {
         }
     }
 
+    /// The same, but one that is not wanted goes to the end of the line instead of nowhere.
+    pub(crate) fn again_or_last(&mut self, instance: &Arc<str>) {
+        let confidence = self.wanted.get(instance).copied().unwrap_or_default();
+        self.todo.insert((Reverse(confidence), instance.clone()));
+    }
+
     /// Takes the most confident instance off the line.
     pub(crate) fn next(&mut self) -> Option<Arc<str>> {
         self.todo.pop_first().map(|(_, instance)| instance)

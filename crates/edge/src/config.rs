@@ -27,6 +27,8 @@ pub struct EdgeConfig {
     /// Most transactions remembered as streamed but not yet known to be visible; beyond it the oldest are merged into
     /// one entry that touches everything.
     pub max_unseen: usize,
+    /// Byte budget of row changes kept for fetches whose snapshot lacks them; without a change, such a fetch is repeated.
+    pub delta_buffer: usize,
 }
 
 impl Default for EdgeConfig {
@@ -44,6 +46,7 @@ impl Default for EdgeConfig {
             prefetch_batch: 16,
             max_waiting: 10_000,
             max_unseen: 100_000,
+            delta_buffer: 16 << 20,
         }
     }
 }

@@ -1,27 +1,60 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use foreshard_protocol::{Column, Lsn, Row, Snapshot};
+use foreshard_protocol::{Column, Lsn, Row, RowChange, RowOrder, Snapshot, fingerprint};
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::deltas::{Refused, change};
 use crate::rows;
 
-/// The rows of one shard instance as one snapshot of the origin saw them.
+/// What the rows of a copy are made of, and what their changes need to know of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Generation of the shard's definition.
+    pub generation: u64,
+    /// Columns of every row.
+    pub columns: Vec<Column>,
+    /// Of the columns, as changes name it.
+    pub fingerprint: u64,
+    /// Columns (by number) that tell a row from all others; empty where nothing does.
+    pub identity: Vec<u16>,
+    /// How the rows are sorted.
+    pub order: RowOrder,
+}
+
+impl Layout {
+    /// The layout of rows with these columns.
+    pub fn new(generation: u64, columns: Vec<Column>, identity: Vec<u16>, order: RowOrder) -> Self {
+        Layout { generation, fingerprint: fingerprint(&columns), columns, identity, order }
+    }
+
+    /// Bytes that a row is accounted with: as it is held, and in the JSON that the first answer will build.
+    fn row_bytes(&self, row: &Row, names: usize) -> usize {
+        let text: usize = row.iter().flatten().map(String::len).sum();
+        2 * text + self.columns.len() * size_of::<Option<String>>() + size_of::<Row>() + names
+    }
+
+    fn names(&self) -> usize {
+        self.columns.iter().map(|column| column.name.len() + 4).sum()
+    }
+}
+
+/// The rows of one shard instance as one snapshot of the origin saw them, with what the stream has brought since.
 #[derive(Debug)]
 pub struct ShardCopy {
     /// Canonical instance id.
     pub instance: Arc<str>,
-    /// Columns of every row.
-    pub columns: Vec<Column>,
+    /// What the rows are made of.
+    pub layout: Arc<Layout>,
     /// Rows in key then primary-key order.
     pub rows: Vec<Row>,
-    /// What the copy contains: exactly the transactions this snapshot sees.
+    /// The copy contains exactly the transactions that this snapshot sees, and those that the stream has delivered.
     pub snapshot: Arc<Snapshot>,
     /// Once the stream has passed this position it has delivered everything the snapshot sees, so the copy is no longer
     /// ahead of the stream.
     pub settled_at: Lsn,
-    /// Which fetch brought it; copies of one fetch share one snapshot.
-    pub fetch: u64,
+    /// Which fetch brought it, while it is exactly what that fetch has read; copies of one fetch share one snapshot.
+    pub fetch: Option<u64>,
     /// When it arrived, microseconds of the monotonic clock.
     pub fetched_at: u64,
     bytes: usize,
@@ -41,27 +74,23 @@ impl ShardCopy {
     /// A copy of `rows`, read in `snapshot` by fetch number `fetch`.
     pub fn new(
         instance: Arc<str>,
-        columns: Vec<Column>,
+        layout: Arc<Layout>,
         rows: Vec<Row>,
         snapshot: Arc<Snapshot>,
         settled_at: Lsn,
         fetch: u64,
         fetched_at: u64,
     ) -> Self {
-        let names: usize = columns.iter().map(|column| column.name.len() + 4).sum();
-        let slot = size_of::<Option<String>>();
-        let text: usize = rows.iter().flatten().flatten().map(String::len).sum();
-        // Rows as they are held, plus the JSON that the first answer will build from them.
-        let held = text + rows.len() * (columns.len() * slot + size_of::<Row>());
-        let json = text + rows.len() * names;
+        let names = layout.names();
+        let held: usize = rows.iter().map(|row| layout.row_bytes(row, names)).sum();
         ShardCopy {
-            bytes: held + json + instance.len() + size_of::<Self>(),
+            bytes: held + instance.len() + size_of::<Self>(),
             instance,
-            columns,
+            layout,
             rows,
             snapshot,
             settled_at,
-            fetch,
+            fetch: Some(fetch),
             fetched_at,
             body: OnceLock::new(),
         }
@@ -72,9 +101,49 @@ impl ShardCopy {
         self.bytes
     }
 
+    /// Columns of every row.
+    pub fn columns(&self) -> &[Column] {
+        &self.layout.columns
+    }
+
     /// All rows as JSON, built on first use.
     pub fn body(&self) -> &Body {
-        self.body.get_or_init(|| Body::new(rows::to_json(&self.columns, self.rows.iter())))
+        self.body.get_or_init(|| Body::new(rows::to_json(self.columns(), self.rows.iter())))
+    }
+
+    /// Applies what a transaction that the snapshot does not see did to the rows. Where it is refused the copy is of no use any
+    /// more: it may hold a part of the changes.
+    pub(crate) fn apply(copy: &mut Arc<ShardCopy>, changes: &[RowChange]) -> Result<(), Refused> {
+        if let Some(own) = Arc::get_mut(copy) {
+            return own.apply_here(changes);
+        }
+        // Answers that hold it keep what they were given.
+        let mut fork = ShardCopy {
+            instance: copy.instance.clone(),
+            layout: copy.layout.clone(),
+            rows: copy.rows.clone(),
+            snapshot: copy.snapshot.clone(),
+            settled_at: copy.settled_at,
+            fetch: None,
+            fetched_at: copy.fetched_at,
+            bytes: copy.bytes,
+            body: OnceLock::new(),
+        };
+        fork.apply_here(changes)?;
+        *copy = Arc::new(fork);
+        Ok(())
+    }
+
+    fn apply_here(&mut self, changes: &[RowChange]) -> Result<(), Refused> {
+        (self.fetch, self.body) = (None, OnceLock::new());
+        let names = self.layout.names();
+        for one in changes {
+            let (removed, added) = change(&self.layout, &mut self.rows, one)?;
+            let bytes = |row: &Row| self.layout.row_bytes(row, names);
+            self.bytes -= removed.as_ref().map_or(0, bytes);
+            self.bytes += added.map_or(0, |at| bytes(&self.rows[at]));
+        }
+        Ok(())
     }
 }
 

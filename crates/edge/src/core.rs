@@ -1,18 +1,19 @@
 use std::sync::Arc;
 
 use foreshard_protocol::{
-    CatalogSnapshot, Column, Event, FetchFailure, FetchHeader, Frame, KeyChange, Lsn, Row, Schedule,
-    Snapshot, WholeReason,
+    CatalogChange, CatalogSnapshot, Event, FetchFailure, FetchHeader, Frame, Lsn, Row, Schedule, Snapshot,
+    Xid,
 };
 
 use crate::admission::{Admission, Resources};
 use crate::agenda::Agenda;
 use crate::cache::Cache;
 use crate::config::EdgeConfig;
-use crate::copy::ShardCopy;
+use crate::copy::Layout;
 use crate::definitions::Definitions;
-use crate::flights::{Flights, Suspects, Wanted, touches};
+use crate::flights::{Flights, Wanted};
 use crate::now::Now;
+use crate::refetch::Refetch;
 use crate::requests::{Answer, Refusal, RequestId, Requests};
 use crate::stats::Stats;
 use crate::stream::Stream;
@@ -31,6 +32,8 @@ pub enum Action {
     AskForProgress,
     /// Have the origin write something: somebody waits for the very next record, and on an idle server none comes.
     AskForRecord,
+    /// Connect the stream again: it is not of the origin that answers.
+    Reconnect,
     /// Load the definitions again and report them with [`EdgeCore::catalog_loaded`].
     LoadCatalog,
 }
@@ -62,8 +65,8 @@ pub struct Fetched {
 pub struct FetchedInstance {
     /// Id with canonical key values.
     pub canonical: String,
-    /// Columns of every row.
-    pub columns: Vec<Column>,
+    /// What the rows are made of.
+    pub layout: Layout,
     /// The rows.
     pub rows: Vec<Row>,
 }
@@ -79,6 +82,7 @@ pub struct EdgeCore {
     pub(crate) requests: Requests,
     pub(crate) agenda: Agenda,
     pub(crate) admission: Admission,
+    pub(crate) refetch: Refetch,
     pub(crate) stats: Stats,
     pub(crate) actions: Vec<Action>,
     agenda_changes_at: Option<i64>,
@@ -86,15 +90,19 @@ pub struct EdgeCore {
     pub(crate) prefetch_full: bool,
     pub(crate) prefetch_paused_until: u64,
     pub(crate) epoch: u64,
+    /// Transactions before the beginning of the stream that readers did not see when it had begun; `None`: not known yet.
+    pub(crate) unsettled: Option<Vec<Xid>>,
+    /// Another origin than the one that is streamed seems to answer.
+    pub(crate) doubted: bool,
     /// When the stream was last connected. What was asked before may have been answered before a crash of the origin.
     pub(crate) connected_at: u64,
 }
 
 impl EdgeCore {
-    /// A core with empty caches that knows nothing yet.
-    pub fn new(config: EdgeConfig) -> Self {
+    /// A core with empty caches that knows nothing yet. `seed` is for the jitter of what it does by itself.
+    pub fn new(config: EdgeConfig, seed: u64) -> Self {
         EdgeCore {
-            stream: Stream::new(config.max_unseen),
+            stream: Stream::new(config.max_unseen, config.delta_buffer),
             definitions: Definitions::default(),
             prefetch: Cache::new(config.prefetch_bytes),
             reactive: Cache::new(config.reactive_bytes),
@@ -102,6 +110,7 @@ impl EdgeCore {
             requests: Requests::default(),
             agenda: Agenda::default(),
             admission: Admission::new(config.prefetch_concurrency),
+            refetch: Refetch::new(seed),
             stats: Stats::default(),
             actions: Vec::new(),
             agenda_changes_at: None,
@@ -109,6 +118,8 @@ impl EdgeCore {
             prefetch_full: false,
             prefetch_paused_until: 0,
             epoch: 0,
+            unsettled: None,
+            doubted: false,
             connected_at: 0,
             config,
         }
@@ -126,26 +137,26 @@ impl EdgeCore {
             return;
         }
         self.stats.frames += 1;
-        self.stream.remember(&frame);
-        let Frame { xid, end_lsn, events, .. } = frame;
+        let Frame { xid, commit_lsn, end_lsn, events, .. } = frame;
+        self.stream.remember(xid, commit_lsn);
         let mut defined = Vec::new();
         for event in events {
             match event {
-                Event::Shard { shard, change } => {
-                    self.flights.suspect(xid, &shard, &change);
-                    self.invalidate(xid, &shard, &change);
-                }
+                Event::Shard { shard, change } => self.changed(now, xid, &shard, Arc::new(change)),
                 Event::Catalog(change) => {
+                    if let CatalogChange::Shard(def) = &change {
+                        defined.push(def.name.clone());
+                    }
                     if let Some(shard) = self.definitions.apply(xid, change) {
-                        self.redefined(xid, &shard);
-                        defined.push(shard);
+                        self.redefined(now, xid, &shard);
                     }
                     self.agenda_dirty = true;
                 }
                 Event::Schedule(schedule) => self.schedule(now, schedule),
                 Event::Unsettled(xids) => {
-                    for shard in &defined {
-                        xids.iter().for_each(|xid| self.redefined(*xid, shard));
+                    for (xid, shard) in xids.iter().flat_map(|xid| defined.iter().map(|shard| (*xid, shard)))
+                    {
+                        self.redefined(now, xid, shard);
                     }
                 }
             }
@@ -171,8 +182,19 @@ impl EdgeCore {
 
     /// What the origin said when asked at `asked_at` (microseconds, monotonic clock, before the question was sent):
     /// its flush position and what readers see.
-    pub fn origin_state(&mut self, now: Now, asked_at: u64, flushed: Lsn, snapshot: &Snapshot) {
+    /// `position` is [`applied`](Self::applied) as it was when the question was sent.
+    pub fn origin_state(
+        &mut self,
+        now: Now,
+        (asked_at, position): (u64, Lsn),
+        flushed: Lsn,
+        snapshot: &Snapshot,
+    ) {
         if asked_at < self.connected_at {
+            return;
+        }
+        if flushed < position {
+            self.doubt();
             return;
         }
         self.seen(snapshot);
@@ -201,20 +223,22 @@ impl EdgeCore {
             return;
         }
         let schedules = std::mem::take(&mut catalog.schedules);
-        let unsettled = std::mem::take(&mut catalog.unsettled);
         self.seen(&catalog.snapshot);
+        // What had committed before the stream began, and was invisible when it had, is in no frame. Neither definitions nor
+        // copies count before it is visible.
+        let unsettled = self.unsettled.get_or_insert_with(|| catalog.unsettled.clone());
+        unsettled.retain(|xid| !catalog.snapshot.sees(*xid) && !self.stream.awaits(*xid));
+        if !unsettled.is_empty() {
+            self.actions.push(Action::LoadCatalog);
+            return;
+        }
+        self.stream.remember_untold(std::mem::take(&mut catalog.unsettled));
         let Some(unseen) = self.definitions.load(catalog) else {
             self.actions.push(Action::LoadCatalog);
             return;
         };
         for (xid, shard) in unseen {
-            self.redefined(xid, &shard);
-        }
-        if !unsettled.is_empty() {
-            let shards: Vec<_> = self.definitions.shards().map(|def| def.name.clone()).collect();
-            for shard in shards {
-                unsettled.iter().for_each(|xid| self.redefined(*xid, &shard));
-            }
+            self.redefined(now, xid, &shard);
         }
         for schedule in schedules {
             self.schedule(now, schedule);
@@ -233,6 +257,9 @@ impl EdgeCore {
         for id in self.requests.due(now.mono) {
             self.look_again(now, id);
         }
+        for instance in self.refetch.due(now.mono) {
+            self.agenda.again_or_last(&instance);
+        }
         if self.agenda_changes_at.is_some_and(|moment| moment <= now.trace) {
             self.agenda_dirty = true;
         }
@@ -240,61 +267,6 @@ impl EdgeCore {
             self.actions.push(Action::AskForProgress);
         }
         self.pump(now);
-    }
-
-    /// Drops every copy that the change touches and that does not already contain it.
-    pub(crate) fn invalidate(&mut self, xid: u64, shard: &str, change: &KeyChange) {
-        let touched = |cache: &Cache| -> Vec<Arc<str>> {
-            let lacks =
-                |instance: &Arc<str>| cache.peek(instance).is_some_and(|copy| !copy.snapshot.sees(xid));
-            match change.keys() {
-                None => cache.instances_of(shard).into_iter().filter(lacks).collect(),
-                Some(keys) => keys
-                    .map(|key| {
-                        foreshard_protocol::InstanceId { shard: shard.to_owned(), key: key.to_vec() }
-                            .to_string()
-                            .into()
-                    })
-                    .filter(lacks)
-                    .collect(),
-            }
-        };
-        let (prefetched, reactive) = (touched(&self.prefetch), touched(&self.reactive));
-        for instance in &prefetched {
-            if let Some(removed) = self.prefetch.remove(instance) {
-                self.note_prefetch_removed(&removed);
-            }
-        }
-        for instance in &reactive {
-            self.reactive.remove(instance);
-        }
-        self.stats.invalidated += (prefetched.len() + reactive.len()) as u64;
-        for instance in prefetched.iter().chain(&reactive) {
-            self.agenda.again(instance);
-        }
-        if !prefetched.is_empty() {
-            self.prefetch_full = false;
-        }
-        for pending in self.requests.pending.values_mut() {
-            for pinned in &mut pending.pinned {
-                let stale = |copy: &Arc<ShardCopy>| {
-                    let id = copy.instance.parse::<foreshard_protocol::InstanceId>();
-                    let touched = id.is_ok_and(|id| id.shard == shard && touches(change, &id));
-                    touched && !copy.snapshot.sees(xid)
-                };
-                if pinned.as_ref().is_some_and(stale) {
-                    *pinned = None;
-                }
-            }
-        }
-    }
-
-    /// Copies of the shard, and fetches that do not see `xid`, are of another definition.
-    fn redefined(&mut self, xid: u64, shard: &str) {
-        let change = KeyChange::Whole(WholeReason::Ddl);
-        self.stream.remember_definition(xid, shard);
-        self.flights.suspect(xid, shard, &change);
-        self.invalidate(xid, shard, &change);
     }
 
     pub(crate) fn schedule(&mut self, now: Now, schedule: Schedule) {
@@ -317,6 +289,7 @@ impl EdgeCore {
             self.stats.schedule_entries_dropped += dropped;
             self.agenda_changes_at = self.agenda.next_change(now.trace, lead);
             self.prefetch_full = false;
+            self.promote();
         }
         let idle = self.agenda.waiting() == 0 || self.prefetch_full || now.mono < self.prefetch_paused_until;
         if idle || !self.is_fresh(now) {
@@ -332,7 +305,8 @@ impl EdgeCore {
                     && !self.flights.has(&text)
                     && let Ok(id) = text.parse()
                 {
-                    batch.push(Wanted { id, text, suspects: Suspects::default(), attempts: 0 });
+                    let hot = !self.agenda.wants(&text);
+                    batch.push(Wanted { hot, ..Wanted::new(id, text) });
                 }
             }
             if batch.is_empty() {

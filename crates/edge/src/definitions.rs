@@ -134,11 +134,6 @@ impl Definitions {
         self.functions.get(function).map(Vec::as_slice)
     }
 
-    /// All shards.
-    pub(crate) fn shards(&self) -> impl Iterator<Item = &ShardDef> {
-        self.shards.values()
-    }
-
     /// The definition of a shard.
     pub fn shard(&self, name: &str) -> Option<&ShardDef> {
         self.shards.get(name)

@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use foreshard_protocol::{InstanceId, KeyChange, Snapshot, Xid};
+use foreshard_protocol::{InstanceId, KeyChange, Lsn, Snapshot, Xid};
 
 use crate::requests::RequestId;
 
@@ -20,6 +20,8 @@ pub(crate) struct Flight {
     /// Made for one request alone: its copies are pinned to that request and nobody joins it.
     pub(crate) private_to: Option<RequestId>,
     pub(crate) started_at: u64,
+    /// What the stream had applied then: no answer of the same origin can be older.
+    pub(crate) position: Lsn,
     /// Its result is void: the stream lost its past while it was under way.
     pub(crate) poisoned: bool,
     pub(crate) waiters: Vec<RequestId>,
@@ -33,10 +35,18 @@ pub(crate) struct Wanted {
     pub(crate) suspects: Suspects,
     /// How often a result was refused because of its snapshot.
     pub(crate) attempts: u32,
+    /// No schedule wants it, but functions used the copy that was dropped.
+    pub(crate) hot: bool,
+}
+
+impl Wanted {
+    pub(crate) fn new(id: InstanceId, text: Arc<str>) -> Self {
+        Wanted { id, text, suspects: Suspects::default(), attempts: 0, hot: false }
+    }
 }
 
 /// Delivered transactions that a fetch might not see.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Suspects {
     /// One by one.
     pub(crate) xids: Vec<Xid>,
@@ -108,5 +118,5 @@ impl Flights {
 
 /// Whether a change of a shard touches this instance of it.
 pub(crate) fn touches(change: &KeyChange, id: &InstanceId) -> bool {
-    change.keys().is_none_or(|mut keys| keys.any(|key| key == id.key))
+    change.keys().is_none_or(|mut keys| keys.any(|key| *key == *id.key))
 }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use crate::cache::{Cache, Removed};
 use crate::copy::ShardCopy;
 use crate::core::{Action, EdgeCore, Fetched, FlightId, FlightOrder};
-use crate::flights::{Flight, Wanted, touches};
+use crate::deltas::{Missed, fits};
+use crate::flights::{Flight, Wanted};
 use crate::now::Now;
 use crate::requests::{Refusal, RequestId};
 
@@ -19,6 +20,10 @@ impl EdgeCore {
         let Some(flight) = self.flights.finish(id) else { return };
         match result {
             Err(_) => self.fetch_failed(now, flight),
+            Ok(fetched) if fetched.header.wal_lsn < flight.position && !flight.poisoned => {
+                self.doubt();
+                self.fetch_failed(now, flight);
+            }
             Ok(fetched) => self.land(now, id, flight, fetched),
         }
         self.pump(now);
@@ -60,9 +65,8 @@ impl EdgeCore {
                     self.rename(&waiters, &wanted.text, &instance.canonical);
                 }
                 // A failure may be due to what the snapshot lacks, too: a definition that has just been made.
-                _ if !wanted.suspects.seen_by(&snapshot) => {
-                    self.stats.rejected_by_snapshot += 1;
-                    rejected.push(Wanted { attempts: wanted.attempts + 1, ..wanted });
+                Err(_) if !wanted.suspects.seen_by(&snapshot) => {
+                    rejected.push(wanted);
                 }
                 Err((failure, message)) => {
                     for waiter in self.waiting_for(&waiters, &wanted.text) {
@@ -72,19 +76,27 @@ impl EdgeCore {
                     }
                 }
                 Ok(instance) => {
-                    let copy = Arc::new(ShardCopy::new(
-                        wanted.text,
-                        instance.columns,
+                    let mut copy = Arc::new(ShardCopy::new(
+                        wanted.text.clone(),
+                        Arc::new(instance.layout),
                         instance.rows,
                         snapshot.clone(),
                         fetched.header.wal_lsn,
                         id,
                         now.mono,
                     ));
+                    if !self.complete(&wanted, &mut copy) {
+                        rejected.push(wanted);
+                        continue;
+                    }
                     self.pin(&waiters, &copy);
-                    self.store(&wanted.id.shard, copy, flight.ahead_of_demand);
+                    self.store(&wanted, copy, flight.ahead_of_demand);
                 }
             }
+        }
+        self.stats.rejected_by_snapshot += rejected.len() as u64;
+        for wanted in &mut rejected {
+            wanted.attempts += 1;
         }
         if !rejected.is_empty() {
             // A private fetch has to be one snapshot: its request starts it again as a whole.
@@ -97,6 +109,27 @@ impl EdgeCore {
             self.detach(waiter, id);
             self.look_again(now, waiter);
         }
+    }
+
+    /// Brings a copy up to what was delivered: it lacks those suspects that its snapshot does not see. False: not all that they
+    /// did is known.
+    fn complete(&mut self, wanted: &Wanted, copy: &mut Arc<ShardCopy>) -> bool {
+        if wanted.suspects.seen_by(&copy.snapshot) {
+            return true;
+        }
+        let Some(missed) = self.stream.missed(&wanted.id, &wanted.suspects, &copy.snapshot) else {
+            return false;
+        };
+        for (deltas, instance) in missed.iter().filter_map(Missed::deltas) {
+            let rows = &deltas.instances[instance].rows;
+            let applied = fits(&copy.layout, deltas).and_then(|()| ShardCopy::apply(copy, rows));
+            if let Err(refused) = applied {
+                self.refused(refused);
+                return false;
+            }
+        }
+        self.stats.deltas_completed += 1;
+        true
     }
 
     /// Asks again for instances whose snapshot lacked a delivered transaction. That ends within milliseconds, unless
@@ -126,7 +159,7 @@ impl EdgeCore {
         delay: u64,
     ) -> FlightId {
         for wanted in &mut instances {
-            wanted.suspects = self.stream.suspects(&wanted.id.shard, |change| touches(change, &wanted.id));
+            wanted.suspects = self.stream.suspects(&wanted.id);
         }
         match ahead_of_demand {
             true => self.stats.prefetch_fetches += 1,
@@ -134,22 +167,26 @@ impl EdgeCore {
         }
         let texts = instances.iter().map(|wanted| wanted.text.clone()).collect();
         let started_at = now.mono + delay;
-        let flight = Flight { instances, ahead_of_demand, private_to, started_at, poisoned: false, waiters };
+        let position = self.stream.position();
+        let flight =
+            Flight { instances, ahead_of_demand, private_to, started_at, position, poisoned: false, waiters };
         let id = self.flights.start(flight);
         self.actions.push(Action::Fetch(FlightOrder { id, instances: texts, ahead_of_demand, delay }));
         id
     }
 
-    fn store(&mut self, shard: &str, copy: Arc<ShardCopy>, ahead_of_demand: bool) {
-        let bytes = copy.bytes() as u64;
+    fn store(&mut self, wanted: &Wanted, copy: Arc<ShardCopy>, ahead_of_demand: bool) {
+        let (bytes, shard) = (copy.bytes() as u64, &wanted.id.shard);
         let instance = copy.instance.clone();
         // Of two copies the one that is further ahead stays, so that a reader never sees a row go back.
         let newest =
             |cache: &Cache| cache.peek(&instance).is_none_or(|held| held.settled_at <= copy.settled_at);
-        if ahead_of_demand {
+        let newest = newest(&self.prefetch) && newest(&self.reactive);
+        if ahead_of_demand && !wanted.hot {
             self.stats.prefetch_bytes += bytes;
             self.stats.prefetch_copies += 1;
-            if newest(&self.prefetch) && newest(&self.reactive) {
+            if newest {
+                self.reactive.remove(&instance);
                 let agenda = &self.agenda;
                 let removed = self.prefetch.insert(shard, copy, |other| !agenda.wants(other));
                 self.note_prefetch_evicted(removed, &instance);
@@ -162,18 +199,22 @@ impl EdgeCore {
             }
         } else {
             self.stats.demand_bytes += bytes;
-            if newest(&self.prefetch) && newest(&self.reactive) {
+            if newest {
                 if let Some(removed) = self.prefetch.remove(&instance) {
                     self.note_prefetch_removed(&removed);
                 }
+                self.reactive.remove(&instance);
+                // What a schedule wants need not be fetched for it once more.
+                if self.agenda.wants(&instance) && self.keep_ahead(shard, copy.clone()) {
+                    return;
+                }
                 let removed = self.reactive.insert(shard, copy, |_| true);
-                self.stats.evicted +=
-                    removed.iter().filter(|removed| removed.instance != instance).count() as u64;
+                self.stats.evicted += removed.len() as u64;
             }
         }
     }
 
-    fn note_prefetch_evicted(&mut self, removed: Vec<Removed>, inserted: &str) {
+    pub(crate) fn note_prefetch_evicted(&mut self, removed: Vec<Removed>, inserted: &str) {
         for removed in removed {
             if *removed.instance != *inserted {
                 self.stats.evicted += 1;

@@ -7,7 +7,7 @@ use foreshard_protocol::{InstanceId, Lsn};
 use crate::copy::ShardCopy;
 use crate::core::{EdgeCore, FlightId};
 use crate::definitions::FunctionShard;
-use crate::flights::{Suspects, Wanted};
+use crate::flights::Wanted;
 use crate::now::Now;
 use crate::requests::{Answer, Part, Pending, Refusal, Reply, Request, RequestId, ServedFrom};
 
@@ -121,8 +121,14 @@ impl EdgeCore {
             self.prefetch.touch(&part.copy.instance);
             self.reactive.touch(&part.copy.instance);
             match part.served_from {
-                ServedFrom::Prefetch => self.stats.served_prefetch += 1,
-                ServedFrom::Reactive => self.stats.served_reactive += 1,
+                ServedFrom::Prefetch => {
+                    self.stats.served_prefetch += 1;
+                    self.prefetch.hit(&part.copy.instance);
+                }
+                ServedFrom::Reactive => {
+                    self.stats.served_reactive += 1;
+                    self.reactive.hit(&part.copy.instance);
+                }
                 ServedFrom::Origin => self.stats.served_origin += 1,
             }
         }
@@ -136,12 +142,13 @@ impl EdgeCore {
             .or_else(|| self.reactive.peek(text).map(|copy| (copy.clone(), ServedFrom::Reactive)))
     }
 
-    /// Copies are one cut if they come from one snapshot, or if none of them is ahead of the stream.
+    /// Copies are one cut if none of them is ahead of the stream: then they hold what was delivered and nothing else. Or if they
+    /// are exactly what one fetch has read in its snapshot. A copy that is ahead and has been changed since is neither, even
+    /// alone: it holds what was delivered and, of what was not, what its snapshot saw.
     fn is_one_cut<'a>(&self, copies: impl Iterator<Item = &'a ShardCopy> + Clone) -> bool {
-        let mut rest = copies.clone();
-        let Some(first) = rest.next() else { return true };
-        rest.all(|copy| copy.fetch == first.fetch)
-            || copies.map(|copy| copy.settled_at).max() <= Some(self.stream.position())
+        let Some(first) = copies.clone().next() else { return true };
+        copies.clone().all(|copy| copy.settled_at <= self.stream.position())
+            || (first.fetch.is_some() && copies.clone().all(|copy| copy.fetch == first.fetch))
     }
 
     fn step(&mut self, now: Now, id: RequestId) -> Step {
@@ -224,7 +231,7 @@ impl EdgeCore {
                 }
             } else if wanted.iter().all(|other| other.text != *text) {
                 let id = pending.request.instances[i].clone();
-                wanted.push(Wanted { id, text: text.clone(), suspects: Suspects::default(), attempts: 0 });
+                wanted.push(Wanted::new(id, text.clone()));
             }
         }
         if !wanted.is_empty() {
@@ -240,12 +247,7 @@ impl EdgeCore {
         let mut wanted: Vec<Wanted> = Vec::new();
         for (instance, text) in pending.request.instances.iter().zip(&pending.texts) {
             if wanted.iter().all(|other| other.text != *text) {
-                wanted.push(Wanted {
-                    id: instance.clone(),
-                    text: text.clone(),
-                    suspects: Suspects::default(),
-                    attempts: 0,
-                });
+                wanted.push(Wanted::new(instance.clone(), text.clone()));
             }
         }
         // A few milliseconds between attempts: a transaction that was delivered becomes visible within them.

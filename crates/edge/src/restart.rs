@@ -10,6 +10,7 @@ impl EdgeCore {
     /// lost, and every copy and every fetch under way is dropped.
     pub fn stream_started(&mut self, now: Now, position: Lsn, continues: bool) {
         self.connected_at = now.mono;
+        self.doubted = false;
         if continues && self.stream.position() > Lsn::ZERO {
             self.resume();
             self.tick(now);
@@ -23,6 +24,15 @@ impl EdgeCore {
         self.agenda.clear();
         self.start_empty();
         self.tick(now);
+    }
+
+    /// The origin's log ends before what the stream has delivered: another state of it has taken over (a restored backup, a
+    /// promoted standby), and what is held is of a past that it does not have. Only a new start of the stream tells.
+    pub(crate) fn doubt(&mut self) {
+        if !std::mem::replace(&mut self.doubted, true) {
+            self.stats.doubts += 1;
+            self.actions.push(Action::Reconnect);
+        }
     }
 
     /// The connection may have been lost because the origin crashed. Then log that was not flushed is gone and its
@@ -56,6 +66,8 @@ impl EdgeCore {
     /// Without copies, and with definitions asked for.
     fn start_empty(&mut self) {
         self.epoch += 1;
+        self.unsettled = None;
+        self.refetch.clear();
         self.flights.poison_all();
         for removed in self.prefetch.clear() {
             self.note_prefetch_removed(&removed);

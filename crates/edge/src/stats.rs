@@ -1,3 +1,7 @@
+use std::collections::BTreeMap;
+
+use crate::deltas::Refused;
+
 /// What happened so far. Every field only grows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -15,6 +19,14 @@ pub struct Stats {
     pub frames_repeated: u64,
     /// Copies dropped because the origin changed.
     pub invalidated: u64,
+    /// Copies kept current in place by row changes from the stream.
+    pub deltas_applied: u64,
+    /// Fetched instances completed with row changes that their snapshot lacked.
+    pub deltas_completed: u64,
+    /// Copies dropped because they could not take row changes, by reason.
+    pub deltas_refused: BTreeMap<Refused, u64>,
+    /// Copies on demand that a schedule turned out to want and that moved to the prefetch cache.
+    pub promoted: u64,
     /// Fetched instances thrown away because their snapshot lacked a transaction that the stream had delivered.
     pub rejected_by_snapshot: u64,
     /// Bytes of copies fetched ahead of demand.
@@ -37,6 +49,8 @@ pub struct Stats {
     pub schedules: u64,
     /// Schedule entries dropped for low confidence, an unknown function or a malformed or unmapped shard.
     pub schedule_entries_dropped: u64,
+    /// Times the origin that answered was not the one that was streamed.
+    pub doubts: u64,
     /// Times all copies were dropped because the stream lost its past.
     pub resets: u64,
 }

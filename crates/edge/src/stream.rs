@@ -1,8 +1,10 @@
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
-use foreshard_protocol::{Event, Frame, KeyChange, Lsn, ShardName, Snapshot, Xid};
+use foreshard_protocol::{InstanceId, KeyChange, Lsn, Snapshot, Xid};
 
-use crate::flights::Suspects;
+use crate::deltas::{Missed, Unseen};
+use crate::flights::{Suspects, touches};
 
 /// Where the stream is, which delivered transactions the origin may not yet show to readers, and how fresh we are.
 ///
@@ -10,7 +12,9 @@ use crate::flights::Suspects;
 /// returns the rows from before, so a delivered transaction stays *unseen* until some snapshot of the origin sees it.
 pub(crate) struct Stream {
     position: Lsn,
-    unseen: HashMap<ShardName, Vec<Unseen>>,
+    unseen: Unseen,
+    /// Transactions that no frame tells everything of, to be waited for whatever they touched.
+    untold: Vec<Xid>,
     /// Delivered and unseen, by where the commit record starts.
     unconfirmed: BTreeMap<Lsn, Xid>,
     /// More of them than are kept one by one.
@@ -19,6 +23,7 @@ pub(crate) struct Stream {
     marks: VecDeque<(u64, Lsn)>,
     fresh_as_of: Option<u64>,
     max_unseen: usize,
+    delta_buffer: usize,
 }
 
 /// Answers of the origin that the stream has not reached; more are not kept.
@@ -30,21 +35,18 @@ struct Merged {
     newest: Xid,
 }
 
-struct Unseen {
-    xid: Xid,
-    change: KeyChange,
-}
-
 impl Stream {
-    pub(crate) fn new(max_unseen: usize) -> Self {
+    pub(crate) fn new(max_unseen: usize, delta_buffer: usize) -> Self {
         Stream {
             position: Lsn::ZERO,
-            unseen: HashMap::new(),
+            unseen: Unseen::new(delta_buffer),
+            untold: Vec::new(),
             unconfirmed: BTreeMap::new(),
             merged: None,
             marks: VecDeque::new(),
             fresh_as_of: None,
             max_unseen,
+            delta_buffer,
         }
     }
 
@@ -84,7 +86,7 @@ impl Stream {
 
     /// Forgets everything: the stream now starts at `position` and has no past.
     pub(crate) fn restart(&mut self, position: Lsn) {
-        *self = Stream::new(self.max_unseen);
+        *self = Stream::new(self.max_unseen, self.delta_buffer);
         self.position = position;
     }
 
@@ -100,19 +102,13 @@ impl Stream {
         }
     }
 
-    /// Remembers a frame until some snapshot sees its transaction.
-    pub(crate) fn remember(&mut self, frame: &Frame) {
-        self.unconfirmed.insert(frame.commit_lsn, frame.xid);
-        for event in &frame.events {
-            if let Event::Shard { shard, change } = event {
-                let unseen = Unseen { xid: frame.xid, change: change.clone() };
-                self.unseen.entry(shard.clone()).or_default().push(unseen);
-            }
-        }
+    /// Remembers a delivered transaction until some snapshot sees it.
+    pub(crate) fn remember(&mut self, xid: Xid, commit_lsn: Lsn) {
+        self.unconfirmed.insert(commit_lsn, xid);
         if self.unconfirmed.len() > self.max_unseen {
             // Bounded, at the price of refusing all fetches until the origin shows these transactions.
-            let (first, newest) = (*self.unconfirmed.keys().next().unwrap_or(&frame.commit_lsn), frame.xid);
-            let newest = self.unconfirmed.values().copied().fold(newest, Xid::max);
+            let first = *self.unconfirmed.keys().next().unwrap_or(&commit_lsn);
+            let newest = self.unconfirmed.values().copied().chain(self.unseen.newest()).fold(xid, Xid::max);
             self.merged = Some(match self.merged.take() {
                 Some(older) => Merged { first: older.first, newest: newest.max(older.newest) },
                 None => Merged { first, newest },
@@ -122,10 +118,27 @@ impl Stream {
         }
     }
 
-    /// The definition of a shard changed in transaction `xid`, whose frame was remembered.
-    pub(crate) fn remember_definition(&mut self, xid: Xid, shard: &str) {
-        let unseen = Unseen { xid, change: KeyChange::Whole(foreshard_protocol::WholeReason::Ddl) };
-        self.unseen.entry(shard.to_owned()).or_default().push(unseen);
+    /// A remembered transaction changed a shard.
+    pub(crate) fn remember_change(&mut self, xid: Xid, shard: &str, change: Arc<KeyChange>) {
+        if self.merged.as_ref().is_none_or(|merged| merged.newest < xid) {
+            self.unseen.remember(xid, shard, change);
+        }
+    }
+
+    /// These committed before the definitions were read and no reader sees them yet. Of a shard that was mapped after them their
+    /// frames say nothing, and those from before the beginning of the stream are on it not at all.
+    pub(crate) fn remember_untold(&mut self, xids: Vec<Xid>) {
+        self.untold = xids;
+    }
+
+    /// The transaction was delivered and no snapshot has shown it yet.
+    pub(crate) fn awaits(&self, xid: Xid) -> bool {
+        self.unconfirmed.values().any(|known| *known == xid)
+    }
+
+    /// Bytes of row changes kept for fetches that lack them.
+    pub(crate) fn delta_bytes(&self) -> usize {
+        self.unseen.bytes()
     }
 
     /// The origin was asked at `asked_at`: `flushed` was its flush position.
@@ -141,19 +154,27 @@ impl Stream {
     pub(crate) fn seen(&mut self, snapshot: &Snapshot) {
         self.unconfirmed.retain(|_, xid| !snapshot.sees(*xid));
         self.merged.take_if(|merged| merged.newest < snapshot.xmin);
-        self.unseen.retain(|_, list| {
-            list.retain(|unseen| !snapshot.sees(unseen.xid));
-            !list.is_empty()
-        });
+        self.unseen.seen(snapshot);
+        self.untold.retain(|xid| !snapshot.sees(*xid));
     }
 
     /// Delivered transactions on this instance that a fetch started now might not see.
-    pub(crate) fn suspects(&self, shard: &str, touches: impl Fn(&KeyChange) -> bool) -> Suspects {
-        let listed = self.unseen.get(shard).into_iter().flatten().filter(|unseen| touches(&unseen.change));
+    pub(crate) fn suspects(&self, id: &InstanceId) -> Suspects {
+        let told = self.unseen.touching(&id.shard, |change| touches(change, id));
         Suspects {
-            xids: listed.map(|unseen| unseen.xid).collect(),
+            xids: self.untold.iter().copied().chain(told).collect(),
             below: self.merged.as_ref().map_or(0, |merged| merged.newest + 1),
         }
+    }
+
+    /// See [`Unseen::missed`].
+    pub(crate) fn missed(
+        &self,
+        id: &InstanceId,
+        suspects: &Suspects,
+        snapshot: &Snapshot,
+    ) -> Option<Vec<Missed>> {
+        self.unseen.missed(id, suspects, snapshot)
     }
 }
 
@@ -163,18 +184,17 @@ mod tests {
 
     use super::*;
 
-    fn frame(xid: Xid, lsn: u64) -> Frame {
-        let change = KeyChange::Whole(WholeReason::Rows);
-        let events = vec![Event::Shard { shard: "s".into(), change }];
-        Frame { xid, commit_lsn: Lsn(lsn), end_lsn: Lsn(lsn + 8), commit_time: 0, events }
+    fn deliver(stream: &mut Stream, xid: Xid, lsn: u64) {
+        stream.remember(xid, Lsn(lsn));
+        stream.remember_change(xid, "s", Arc::new(KeyChange::Whole(WholeReason::Rows)));
+        stream.advance(Lsn(lsn + 8));
     }
 
     #[test]
     fn only_what_is_visible_is_acknowledged() {
-        let mut stream = Stream::new(10);
+        let mut stream = Stream::new(10, 1_000);
         for (xid, lsn) in [(5, 100), (6, 200)] {
-            stream.remember(&frame(xid, lsn));
-            stream.advance(Lsn(lsn + 8));
+            deliver(&mut stream, xid, lsn);
         }
         assert_eq!(stream.acknowledged(), Lsn(100), "transaction 5 may still be invisible");
         stream.seen(&"6:7:6".parse().unwrap());
@@ -185,7 +205,7 @@ mod tests {
 
     #[test]
     fn freshness_needs_the_stream_to_reach_what_the_origin_had_flushed() {
-        let mut stream = Stream::new(10);
+        let mut stream = Stream::new(10, 1_000);
         stream.origin_state(1_000, Lsn(50));
         stream.origin_state(2_000, Lsn(90));
         assert_eq!(stream.fresh_as_of(), None);
@@ -197,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_stream_that_lags_by_many_marks_still_proves_its_freshness() {
-        let mut stream = Stream::new(10);
+        let mut stream = Stream::new(10, 1_000);
         for time in 0..1_000 {
             stream.origin_state(time, Lsn(time));
             stream.advance(Lsn(time.saturating_sub(100)));
@@ -207,26 +227,25 @@ mod tests {
 
     #[test]
     fn too_many_unseen_transactions_become_suspects_everywhere() {
-        let mut stream = Stream::new(3);
+        let mut stream = Stream::new(3, 1_000);
         for xid in 1..=5 {
-            stream.remember(&frame(xid, xid * 10));
-            stream.advance(Lsn(xid * 10 + 8));
+            deliver(&mut stream, xid, xid * 10);
         }
         let all = || Suspects { xids: vec![], below: 5 };
-        assert_eq!(stream.suspects("other", |_| false), all());
-        assert_eq!(stream.suspects("s", |_| true), Suspects { xids: vec![5], ..all() });
+        assert_eq!(stream.suspects(&InstanceId::unkeyed("other")), all());
+        assert_eq!(stream.suspects(&InstanceId::unkeyed("s")), Suspects { xids: vec![5], ..all() });
         assert_eq!(stream.acknowledged(), Lsn(10));
         stream.seen(&"3:6:3".parse().unwrap());
-        assert_eq!(stream.suspects("s", |_| true), all(), "3 is among them");
+        assert_eq!(stream.suspects(&InstanceId::unkeyed("s")), all(), "3 is among them");
         assert_eq!(stream.acknowledged(), Lsn(10));
         stream.seen(&"5:6:5".parse().unwrap());
-        assert_eq!(stream.suspects("s", |_| true), Suspects::default());
+        assert_eq!(stream.suspects(&InstanceId::unkeyed("s")), Suspects::default());
         assert_eq!((stream.acknowledged(), stream.unseen_len()), (Lsn(58), 0));
     }
 
     #[test]
     fn position_never_goes_back() {
-        let mut stream = Stream::new(3);
+        let mut stream = Stream::new(3, 1_000);
         stream.advance(Lsn(10));
         stream.advance(Lsn(5));
         assert_eq!(stream.position(), Lsn(10));

@@ -14,7 +14,11 @@ use crate::stats::Stats;
 impl EdgeCore {
     /// Whether copies may be served: the stream is proved to be at most `max_staleness` behind.
     pub fn is_fresh(&self, now: Now) -> bool {
-        self.stream.fresh_as_of().is_some_and(|at| now.mono.saturating_sub(at) <= self.config.max_staleness)
+        !self.doubted
+            && self
+                .stream
+                .fresh_as_of()
+                .is_some_and(|at| now.mono.saturating_sub(at) <= self.config.max_staleness)
     }
 
     /// Whether requests can be answered from copies: definitions loaded, stream followed and fresh.
@@ -64,6 +68,8 @@ impl EdgeCore {
             ("prefetch_queue", self.agenda.waiting() as f64),
             ("requests_waiting", self.requests.pending.len() as f64),
             ("unseen_transactions", self.stream.unseen_len() as f64),
+            ("delta_buffer_bytes", self.stream.delta_bytes() as f64),
+            ("refetches_paused", self.refetch.waiting() as f64),
             ("applied_lsn", self.stream.position().0 as f64),
             ("staleness_bound_seconds", behind),
         ]

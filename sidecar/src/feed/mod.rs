@@ -1,19 +1,22 @@
 //! Follows the change stream: creates or resumes the slot, hands every frame to the core, acknowledges what is applied.
 
+mod past;
 mod replication;
 mod slot;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use foreshard_protocol::{Frame, Lsn, decode};
+use foreshard_protocol::{Frame, decode};
 use rand::Rng;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::config::Config;
-use crate::fetch::OriginError;
+use crate::fetch::{OriginError, connect};
 use crate::serve::Shared;
+use past::Past;
 use replication::{Message, Replication};
 
 /// Nothing at all from the origin for this long, although it was asked: the connection is taken for dead.
@@ -24,10 +27,10 @@ const ACKNOWLEDGE_EVERY: Duration = Duration::from_millis(500);
 /// Follows the stream until the edge is dropped; every loss of the connection is followed by another attempt.
 pub(crate) async fn run(config: Arc<Config>, shared: Arc<Shared>) -> anyhow::Result<()> {
     let mut attempt = 0_u32;
-    let mut acknowledged = Lsn::ZERO;
+    let mut past = Past::default();
     loop {
         let connected = Instant::now();
-        let error = match follow(&config, &shared, &mut acknowledged).await {
+        let error = match follow(&config, &shared, &mut past).await {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
@@ -45,18 +48,37 @@ pub(crate) async fn run(config: Arc<Config>, shared: Arc<Shared>) -> anyhow::Res
     }
 }
 
-async fn follow(config: &Arc<Config>, shared: &Arc<Shared>, acknowledged: &mut Lsn) -> anyhow::Result<()> {
-    let slot = slot::prepare(config, *acknowledged).await?;
+async fn follow(config: &Arc<Config>, shared: &Arc<Shared>, past: &mut Past) -> anyhow::Result<()> {
+    let client = connect(&config.origin, config.connect_timeout).await?;
+    let slot = slot::prepare(config, &client).await?;
+    if slot.lost {
+        shared.past_lost("invalidated");
+        tracing::warn!(
+            slot = slot.name,
+            "the slot was invalidated (max_slot_wal_keep_size): it is made anew"
+        );
+    }
     let mut stream = Replication::start(config, &slot.name, slot.create).await?;
-    let start = stream.created_at.unwrap_or(slot.confirmed);
-    let continues = slot.continues && stream.created_at.is_none();
-    tracing::info!(slot = slot.name, %start, continues, "following the change stream");
+    let start = match stream.created_at {
+        Some(created_at) => created_at,
+        None => slot::confirmed(config, &client, &slot.name).await?,
+    };
+    drop(client);
+    let loss = past.loss(&stream.origin, start, stream.created_at.is_some());
+    match &loss {
+        None => tracing::info!(slot = slot.name, %start, "the change stream goes on"),
+        Some(loss) if loss.label().is_none() => {
+            tracing::info!(slot = slot.name, %start, "following the change stream");
+        }
+        Some(loss) => tracing::warn!(slot = slot.name, %start, reason = %loss, "every copy is dropped"),
+    }
+    if let Some(label) = loss.as_ref().and_then(past::Loss::label) {
+        shared.past_lost(label);
+    }
+    past.started(stream.origin.clone(), start, loss.is_some());
     Shared::count(&shared.stream_connects, 1);
     shared.set_trouble(None);
-    shared.with(|core, now| core.stream_started(now, start, continues));
-    if !continues {
-        *acknowledged = start;
-    }
+    shared.with(|core, now| core.stream_started(now, start, loss.is_none()));
     let mut acknowledge = interval(ACKNOWLEDGE_EVERY);
     acknowledge.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut heard = Instant::now();
@@ -66,20 +88,24 @@ async fn follow(config: &Arc<Config>, shared: &Arc<Shared>, acknowledged: &mut L
             message = stream.next() => {
                 heard = Instant::now();
                 let mut next = Some(message?);
+                let mut wanted = false;
                 while let Some(message) = next {
-                    ask |= apply(shared, message)?;
+                    wanted |= apply(shared, message)?;
                     next = stream.buffered()?;
                 }
                 if shared.look(|core, _| core.definitions().edge_dropped()) {
                     return Ok(());
                 }
-                if !ask { continue }
-                ask = false;
+                // A commit may be waiting for this edge: see strict mode in the documentation.
+                if !wanted && !shared.commits_wait.load(Ordering::Relaxed) { continue }
             }
             () = shared.ask_for_progress.notified() => ask = true,
             // A server that shuts down waits until what it has sent is acknowledged. What nobody can see to be visible
             // any more is not: left open, the stream would keep the server from ending.
             () = shared.origin_closes.notified() => anyhow::bail!("the origin shuts down"),
+            () = shared.reconnect.notified() => {
+                anyhow::bail!("the origin's log ends before what it has streamed: another state of it answers")
+            }
             _ = acknowledge.tick() => {
                 anyhow::ensure!(heard.elapsed() < SILENCE, "no sign of life from the origin for {SILENCE:?}");
                 ask = heard.elapsed() > ACKNOWLEDGE_EVERY;
@@ -88,7 +114,7 @@ async fn follow(config: &Arc<Config>, shared: &Arc<Shared>, acknowledged: &mut L
         let (applied, flushed) = shared.look(|core, _| (core.applied(), core.acknowledged()));
         let sent = stream.acknowledge(applied, flushed, ask);
         timeout(config.connect_timeout, sent).await.context("the origin takes no acknowledgements")??;
-        *acknowledged = flushed.max(*acknowledged);
+        past.moved(applied, flushed);
     }
 }
 

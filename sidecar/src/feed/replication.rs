@@ -8,14 +8,17 @@ use pg_walstream::{CancellationToken, PgReplicationConnection};
 use tokio::time::timeout;
 use tokio_postgres::config::Host;
 
+use super::past::Identity;
 use crate::config::Config;
 use crate::origin::{OriginAddress, Protection};
 
 /// A replication connection that streams from the edge's slot.
 pub(crate) struct Replication {
     connection: PgReplicationConnection,
-    /// Where the slot became consistent, if it was created by this connection.
+    /// Where the stream of the slot begins, if it was created by this connection.
     pub(crate) created_at: Option<Lsn>,
+    /// The origin that streams.
+    pub(crate) origin: Identity,
     never: CancellationToken,
 }
 
@@ -38,6 +41,7 @@ impl Replication {
         // The library blocks while it connects and runs commands, so that happens on a thread that may.
         let starting = tokio::task::spawn_blocking(move || -> anyhow::Result<Self> {
             let mut connection = PgReplicationConnection::connect(&address)?;
+            let origin = identify(&mut connection)?;
             let created_at = if create { Some(create_slot(&mut connection, &slot)?) } else { None };
             let version = PROTOCOL_VERSION.to_string();
             if let Err(error) =
@@ -49,7 +53,7 @@ impl Replication {
                 }
                 return Err(error.into());
             }
-            Ok(Replication { connection, created_at, never: CancellationToken::new() })
+            Ok(Replication { connection, created_at, origin, never: CancellationToken::new() })
         });
         let within = if create { CREATE_WITHIN } else { config.connect_timeout * 4 };
         timeout(within, starting)
@@ -82,6 +86,12 @@ impl Replication {
     pub(crate) async fn acknowledge(&mut self, applied: Lsn, flushed: Lsn, ask: bool) -> anyhow::Result<()> {
         Ok(self.connection.send_standby_status_update(applied.0, flushed.0, applied.0, ask).await?)
     }
+}
+
+fn identify(connection: &mut PgReplicationConnection) -> anyhow::Result<Identity> {
+    let system = connection.identify_system()?;
+    let field = |at| system.get_value(0, at).context("IDENTIFY_SYSTEM says too little");
+    Ok(Identity { system: field(0)?, timeline: field(1)?.parse()?, flushed: field(2)?.parse()? })
 }
 
 fn read(mut data: Bytes) -> anyhow::Result<Option<Message>> {
@@ -142,11 +152,12 @@ fn address(address: &OriginAddress, within: Duration, edge: &str) -> anyhow::Res
             None => String::new(),
         };
     Ok(format!(
-        "postgresql://{}{password}@{host}:{port}/{}?replication=database&sslmode={mode}{roots}&connect_timeout={}&application_name={}",
+        "postgresql://{}{password}@{host}:{port}/{}?replication=database&sslmode={mode}{roots}&connect_timeout={}&keepalives_idle=10&application_name={}",
         encode(user),
         encode(database),
         within.as_secs().max(1),
-        encode(&format!("foreshard {edge} stream")),
+        // What synchronous_standby_names lists for an edge whose application commits wait for.
+        encode(edge),
     ))
 }
 
@@ -163,7 +174,7 @@ mod tests {
         let address = address(&origin, Duration::from_millis(1500), "e").unwrap();
         assert_eq!(
             address,
-            "postgresql://a%20b:p%40%2F%3As@db:5433/x%3Fy?replication=database&sslmode=disable&connect_timeout=1&application_name=foreshard%20e%20stream"
+            "postgresql://a%20b:p%40%2F%3As@db:5433/x%3Fy?replication=database&sslmode=disable&connect_timeout=1&keepalives_idle=10&application_name=e"
         );
         let tls = OriginAddress::parse("host=db hostaddr=10.0.0.1 user=a sslrootcert=/r&s").unwrap();
         let tls = super::address(&tls, Duration::from_secs(1), "e").unwrap();

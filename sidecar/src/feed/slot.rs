@@ -1,18 +1,17 @@
 use foreshard_protocol::Lsn;
+use tokio::time::timeout;
 use tokio_postgres::Client;
 
 use crate::config::Config;
-use crate::fetch::{OriginError, connect};
+use crate::fetch::{OriginError, connect, one_row, slow};
 
-/// What to do with the edge's slot.
+/// The edge's slot as it was found.
 pub(crate) struct Slot {
     pub(crate) name: String,
     /// It has to be created.
     pub(crate) create: bool,
-    /// Where it resumes.
-    pub(crate) confirmed: Lsn,
-    /// It resumes at or before what this process acknowledged: nothing is missing.
-    pub(crate) continues: bool,
+    /// Its past is lost and it was dropped for that, in words for the log.
+    pub(crate) lost: bool,
 }
 
 const MIGRATE: &str = "run CREATE EXTENSION foreshard in this database";
@@ -20,43 +19,43 @@ const MIGRATE: &str = "run CREATE EXTENSION foreshard in this database";
 /// Checks that the origin can feed this edge.
 pub(crate) async fn check(config: &Config) -> Result<(), OriginError> {
     let client = connect(&config.origin, config.connect_timeout).await?;
-    slot_name(&client, &config.edge).await.map(drop)
+    slot_name(config, &client).await.map(drop)
 }
 
 /// Finds the slot, and drops one whose past is lost so that it is created again.
-pub(crate) async fn prepare(config: &Config, acknowledged: Lsn) -> Result<Slot, OriginError> {
-    let client = connect(&config.origin, config.connect_timeout).await?;
-    let name = slot_name(&client, &config.edge).await?;
-    let query = "SELECT coalesce(confirmed_flush_lsn, '0/0')::text, coalesce(wal_status, 'reserved') = 'lost', plugin, database = current_database() \
+pub(crate) async fn prepare(config: &Config, client: &Client) -> Result<Slot, OriginError> {
+    let name = slot_name(config, client).await?;
+    let query = "SELECT coalesce(wal_status, 'reserved') = 'lost', plugin, database = current_database() \
                  FROM pg_catalog.pg_replication_slots WHERE slot_name = $1";
-    let row = client.query_opt(query, &[&name]).await.map_err(|error| OriginError::of(&error))?;
-    let Some(row) = row else {
-        return Ok(Slot { name, create: true, confirmed: Lsn::ZERO, continues: false });
+    let row = timeout(config.connect_timeout, client.query_opt(query, &[&name])).await.map_err(|_| slow())?;
+    let Some(row) = row.map_err(|error| OriginError::of(&error))? else {
+        return Ok(Slot { name, create: true, lost: false });
     };
-    let confirmed: Lsn = row.get::<_, String>(0).parse().unwrap_or(Lsn::ZERO);
-    let (lost, plugin, here): (bool, Option<String>, Option<bool>) = (row.get(1), row.get(2), row.get(3));
+    let (lost, plugin, here): (bool, Option<String>, Option<bool>) = (row.get(0), row.get(1), row.get(2));
     if plugin.as_deref() != Some("foreshard") || here != Some(true) {
         return Err(permanent(format!(
             "replication slot {name} belongs to something else; drop it with SELECT pg_drop_replication_slot('{name}')"
         )));
     }
     if lost {
-        tracing::warn!(
-            slot = name,
-            "the slot lost its past (max_slot_wal_keep_size); every copy is dropped and the slot created anew"
-        );
-        let drop = client.execute("SELECT pg_catalog.pg_drop_replication_slot($1)", &[&name]).await;
-        drop.map_err(|error| OriginError::of(&error))?;
-        return Ok(Slot { name, create: true, confirmed: Lsn::ZERO, continues: false });
+        let drop = "SELECT pg_catalog.pg_drop_replication_slot($1)";
+        let dropped = timeout(config.connect_timeout, client.execute(drop, &[&name])).await;
+        dropped.map_err(|_| slow())?.map_err(|error| OriginError::of(&error))?;
     }
-    let continues = acknowledged > Lsn::ZERO && confirmed <= acknowledged;
-    Ok(Slot { name, create: false, confirmed, continues })
+    Ok(Slot { name, create: lost, lost })
 }
 
-async fn slot_name(client: &Client, edge: &str) -> Result<String, OriginError> {
+/// Where the slot goes on, asked while it is ours: before, somebody else might still have moved it.
+pub(crate) async fn confirmed(config: &Config, client: &Client, name: &str) -> Result<Lsn, OriginError> {
+    let query = "SELECT coalesce(confirmed_flush_lsn, '0/0')::text FROM pg_catalog.pg_replication_slots WHERE slot_name = $1";
+    let row = one_row(client, config.connect_timeout, query, &[&name]).await?;
+    Ok(row.get::<_, String>(0).parse().unwrap_or(Lsn::ZERO))
+}
+
+async fn slot_name(config: &Config, client: &Client) -> Result<String, OriginError> {
     let settings = "SELECT current_setting('wal_level'), CASE WHEN pg_catalog.pg_has_role('pg_read_all_settings', 'USAGE') THEN current_setting('output_plugin_libraries', true) END, pg_catalog.pg_is_in_recovery(), \
                     EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'foreshard')";
-    let row = client.query_one(settings, &[]).await.map_err(|error| OriginError::of(&error))?;
+    let row = one_row(client, config.connect_timeout, settings, &[]).await?;
     let (wal_level, allowed, standby, installed): (String, Option<String>, bool, bool) =
         (row.get(0), row.get(1), row.get(2), row.get(3));
     if !installed {
@@ -81,8 +80,9 @@ async fn slot_name(client: &Client, edge: &str) -> Result<String, OriginError> {
             "the output plugin is not allowed: run ALTER SYSTEM SET output_plugin_libraries = foreshard{rest}; SELECT pg_reload_conf();"
         )));
     }
-    let row = client.query_one("SELECT foreshard.edge_slot($1)", &[&edge]).await;
-    row.map(|row| row.get(0)).map_err(|error| OriginError::of(&error))
+    let name =
+        one_row(client, config.connect_timeout, "SELECT foreshard.edge_slot($1)", &[&config.edge]).await?;
+    Ok(name.get(0))
 }
 
 fn permanent(message: String) -> OriginError {

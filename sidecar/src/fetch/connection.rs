@@ -126,14 +126,14 @@ impl Origin {
     }
 }
 
-fn slow() -> OriginError {
+pub(crate) fn slow() -> OriginError {
     OriginError { message: "origin out of reach: no answer in time".into(), permanent: false }
 }
 
 /// Opens a connection, protected as the address says; the task that drives it ends with the client.
 pub(crate) async fn connect(address: &OriginAddress, within: Duration) -> Result<Client, OriginError> {
     let mut config = address.pg.clone();
-    config.connect_timeout(within).keepalives_idle(Duration::from_secs(10));
+    config.connect_timeout(within).keepalives_idle(Duration::from_secs(10)).tcp_user_timeout(within * 3);
     match &address.protection {
         Protection::None => open(&config, NoTls, within).await,
         Protection::Tls(tls) => {

@@ -6,13 +6,13 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use foreshard_edge::{Fetched, FetchedInstance, FlightOrder};
+use foreshard_edge::{Fetched, FetchedInstance, FlightOrder, Layout};
 use foreshard_protocol::{FetchPart, decode};
 use futures_util::TryStreamExt;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-pub(crate) use connection::{Origin, OriginError, connect, one_row};
+pub(crate) use connection::{Origin, OriginError, connect, one_row, slow};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
@@ -90,8 +90,9 @@ impl Assembly {
         let bytes: &[u8] = row.try_get(0).context("foreshard.fetch returned something else than bytea")?;
         match decode::<FetchPart>(bytes)? {
             FetchPart::Header(header) => self.header = Some(header),
-            FetchPart::Instance { index, canonical, columns, .. } => {
-                *self.slot(index)? = Some(Ok(FetchedInstance { canonical, columns, rows: Vec::new() }));
+            FetchPart::Instance { index, canonical, generation, columns, identity, order } => {
+                let layout = Layout::new(generation, columns, identity, order);
+                *self.slot(index)? = Some(Ok(FetchedInstance { canonical, layout, rows: Vec::new() }));
             }
             FetchPart::Rows { index, mut rows } => match self.slot(index)? {
                 Some(Ok(instance)) => instance.rows.append(&mut rows),

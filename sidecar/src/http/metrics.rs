@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
-use foreshard_edge::Stats;
+use foreshard_edge::{Refused, Stats};
 
 use super::App;
 
@@ -35,6 +35,14 @@ pub(super) async fn get(State(app): State<Arc<App>>) -> impl IntoResponse {
         ),
     ];
     let shell = shell.into_iter().map(|(name, help, value)| (name, help, vec![("", value)]));
+    let lost = app.shared.pasts_lost();
+    let _ = write!(
+        out,
+        "# HELP foreshard_pasts_lost_total times the stream could not go on where it was, by reason\n# TYPE foreshard_pasts_lost_total counter\n"
+    );
+    for (reason, times) in lost {
+        let _ = writeln!(out, "foreshard_pasts_lost_total{{reason=\"{reason}\"}} {times}");
+    }
     for (name, help, samples) in counters(&stats).into_iter().chain(shell) {
         // Writing to a String can't fail.
         let _ = write!(out, "# HELP foreshard_{name} {help}\n# TYPE foreshard_{name} counter\n");
@@ -50,6 +58,7 @@ pub(super) async fn get(State(app): State<Arc<App>>) -> impl IntoResponse {
 
 fn counters(stats: &Stats) -> Vec<Counter> {
     let one = |value| vec![("", value)];
+    let refused = |reason| stats.deltas_refused.get(&reason).copied().unwrap_or_default();
     vec![
         (
             "served_total",
@@ -64,6 +73,26 @@ fn counters(stats: &Stats) -> Vec<Counter> {
         ("frames_total", "stream frames applied", one(stats.frames)),
         ("frames_repeated_total", "stream frames that had been applied before", one(stats.frames_repeated)),
         ("invalidated_total", "copies dropped because the origin changed", one(stats.invalidated)),
+        ("deltas_applied_total", "copies kept current in place by row changes", one(stats.deltas_applied)),
+        (
+            "deltas_completed_total",
+            "fetched instances completed with row changes that their snapshot lacked",
+            one(stats.deltas_completed),
+        ),
+        (
+            "deltas_refused_total",
+            "copies dropped because they could not take row changes, by reason",
+            vec![
+                ("{reason=\"generation\"}", refused(Refused::Generation)),
+                ("{reason=\"columns\"}", refused(Refused::Columns)),
+                ("{reason=\"identity\"}", refused(Refused::Identity)),
+                ("{reason=\"order\"}", refused(Refused::Order)),
+                ("{reason=\"malformed\"}", refused(Refused::Malformed)),
+                ("{reason=\"budget\"}", refused(Refused::Budget)),
+            ],
+        ),
+        ("promoted_total", "copies on demand that moved to the prefetch cache", one(stats.promoted)),
+        ("doubts_total", "times another origin answered than the one that was streamed", one(stats.doubts)),
         (
             "rejected_by_snapshot_total",
             "fetched instances whose snapshot lacked a delivered transaction",

@@ -137,7 +137,7 @@ fn body(query: &Query, part: &Part, format: Format) -> Result<(Bytes, Tag), Prob
         let body = copy.body();
         return Ok((body.json.clone(), Tag::OfCopy(body.etag.clone())));
     }
-    let selected = query.run(&copy.columns, &copy.rows)?;
+    let selected = query.run(copy.columns(), &copy.rows)?;
     let (columns, rows) = (selected.columns, selected.rows);
     let each = || rows.iter().map(|row| &**row);
     let bytes = match format {

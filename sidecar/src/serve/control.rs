@@ -1,6 +1,7 @@
 //! One connection to the origin for everything that is not rows: freshness, definitions, the execution log.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use foreshard_protocol::{CatalogSnapshot, Lsn, Snapshot, decode};
@@ -11,6 +12,9 @@ use super::Shared;
 use super::log::Log;
 use crate::config::Config;
 use crate::fetch::{OriginError, connect, one_row};
+
+/// Before definitions are read again that did not count.
+const LOAD_PAUSE: Duration = Duration::from_millis(5);
 
 /// Keeps the connection until the sidecar ends.
 pub(crate) async fn run(config: Arc<Config>, shared: Arc<Shared>, mut log: Log) {
@@ -54,6 +58,8 @@ async fn converse(
     let mut ship = interval(config.log_interval);
     ship.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut previous = Lsn::ZERO;
+    // Definitions may have to be read again at once, and again, until all that had committed is visible.
+    let mut pause = LOAD_PAUSE;
     loop {
         let step = tokio::select! {
             _ = heartbeat.tick() => beat(config, shared, client, &mut previous).await,
@@ -68,6 +74,12 @@ async fn converse(
         // Definitions are read after the stream has started: what is committed later arrives on it.
         let epoch = shared.look(|core, _| core.epoch());
         if *load && epoch > 0 {
+            if shared.look(|core, _| core.definitions().ready()) {
+                pause = LOAD_PAUSE;
+            } else {
+                sleep(pause).await;
+                pause = (pause * 2).min(config.heartbeat);
+            }
             match catalog(config, client).await {
                 Ok(catalog) => {
                     *load = false;
@@ -88,12 +100,14 @@ async fn converse(
 
 /// Asks the origin what it has flushed and what readers see; makes the stream move if it stands still behind that.
 async fn beat(config: &Config, shared: &Shared, client: &Client, previous: &mut Lsn) -> anyhow::Result<()> {
-    let asked_at = shared.mono();
-    let query = "SELECT pg_catalog.pg_current_snapshot()::text, pg_catalog.pg_current_wal_flush_lsn()::text";
+    let asked = (shared.mono(), shared.look(|core, _| core.applied()));
+    let query = "SELECT pg_catalog.pg_current_snapshot()::text, pg_catalog.pg_current_wal_flush_lsn()::text, \
+                 pg_catalog.current_setting('synchronous_standby_names') <> ''";
     let row = one_row(client, config.connect_timeout, query, &[]).await?;
     let snapshot: Snapshot = row.get::<_, String>(0).parse()?;
     let flushed: Lsn = row.get::<_, String>(1).parse()?;
-    shared.with(|core, now| core.origin_state(now, asked_at, flushed, &snapshot));
+    shared.commits_wait.store(row.get(2), Ordering::Relaxed);
+    shared.with(|core, now| core.origin_state(now, asked, flushed, &snapshot));
     let applied = shared.look(|core, _| core.applied());
     if applied < flushed && applied == *previous {
         // The flush position can lie inside a record whose rest nobody flushes; a record behind it ends that.

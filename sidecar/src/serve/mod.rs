@@ -70,7 +70,8 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         tracing::warn!("requests need no token (auth = none)");
     }
     let (orders, ordered) = mpsc::unbounded_channel();
-    let shared = Arc::new(Shared::new(EdgeCore::new(config.core.clone()), config.clock, orders));
+    let shared =
+        Arc::new(Shared::new(EdgeCore::new(config.core.clone(), rand::random()), config.clock, orders));
     match feed::preflight(&config).await {
         Err(error) if error.permanent => bail!("{error}"),
         Err(error) => {

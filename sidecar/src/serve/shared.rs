@@ -1,7 +1,7 @@
 //! The core behind one lock, and the channels through which its decisions reach the tasks that carry them out.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -20,6 +20,8 @@ pub(crate) struct Shared {
     pub(crate) ask_for_progress: Notify,
     /// Somebody waits for a record that an idle origin does not write.
     pub(crate) ask_for_record: Notify,
+    /// The stream is not of the origin that answers.
+    pub(crate) reconnect: Notify,
     /// The definitions have to be loaded.
     pub(crate) load_catalog: Notify,
     /// The origin takes no connections any more while the stream is still open: it shuts down.
@@ -32,6 +34,10 @@ pub(crate) struct Shared {
     pub(crate) executions_logged: AtomicU64,
     /// Times the stream was connected.
     pub(crate) stream_connects: AtomicU64,
+    /// The origin has synchronous standbys: a commit may wait until this edge says that it is applied.
+    pub(crate) commits_wait: AtomicBool,
+    /// Why the past was lost, and how often.
+    pasts_lost: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 struct Inner {
@@ -48,12 +54,15 @@ impl Shared {
             fetches,
             ask_for_progress: Notify::new(),
             ask_for_record: Notify::new(),
+            reconnect: Notify::new(),
             load_catalog: Notify::new(),
             origin_closes: Notify::new(),
             trouble: Mutex::new(Some("starting".into())),
             executions_dropped: AtomicU64::new(0),
             executions_logged: AtomicU64::new(0),
             stream_connects: AtomicU64::new(0),
+            commits_wait: AtomicBool::new(false),
+            pasts_lost: Mutex::default(),
         }
     }
 
@@ -130,6 +139,7 @@ impl Shared {
                 }
                 Action::AskForProgress => self.ask_for_progress.notify_one(),
                 Action::AskForRecord => self.ask_for_record.notify_one(),
+                Action::Reconnect => self.reconnect.notify_one(),
                 Action::LoadCatalog => self.load_catalog.notify_one(),
             }
         }
@@ -142,6 +152,16 @@ impl Shared {
 
     pub(crate) fn trouble(&self) -> Option<String> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The stream could not go on where it was, for this reason.
+    pub(crate) fn past_lost(&self, reason: &'static str) {
+        *self.pasts_lost.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
+    }
+
+    /// Reasons with how often each occurred.
+    pub(crate) fn pasts_lost(&self) -> BTreeMap<&'static str, u64> {
+        self.pasts_lost.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn count(counter: &AtomicU64, by: u64) {

@@ -214,7 +214,7 @@ pub(super) enum Decimal {
 }
 
 impl Decimal {
-    fn read(text: &str) -> Option<Decimal> {
+    pub(super) fn read(text: &str) -> Option<Decimal> {
         match text.to_ascii_lowercase().as_str() {
             "nan" => return Some(Decimal::NaN),
             "infinity" | "inf" => return Some(Decimal::Infinity),
@@ -245,7 +245,7 @@ impl Decimal {
     }
 
     /// PostgreSQL's order: NaN is equal to itself and above everything.
-    fn compare(&self, other: &Decimal) -> Ordering {
+    pub(super) fn compare(&self, other: &Decimal) -> Ordering {
         let rank = |value: &Decimal| match value {
             Decimal::NegInfinity => 0,
             Decimal::Finite { .. } => 1,

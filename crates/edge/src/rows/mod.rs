@@ -2,8 +2,10 @@
 
 mod filter;
 mod json;
+mod order;
 mod query;
 
 pub use filter::{Comparison, Condition, Filter};
 pub use json::{to_json, to_ndjson};
+pub(crate) use order::compare;
 pub use query::{Query, QueryError, Selected};

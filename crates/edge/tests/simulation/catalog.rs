@@ -11,15 +11,27 @@ pub(crate) struct ShardKind {
     pub(crate) keyed: bool,
     /// Holds only rows whose flag is set.
     pub(crate) flagged_only: bool,
+    pub(crate) order: Sorted,
+}
+
+/// How rows of a shard are told apart and sorted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sorted {
+    ById,
+    /// By id, in a way that the edge can't follow.
+    Opaque,
+    Unsorted,
+    /// Nothing tells rows apart: no changes of rows are streamed.
+    Nameless,
 }
 
 pub(crate) const SHARDS: [ShardKind; 6] = [
-    ShardKind { name: "all", table: 0, keyed: false, flagged_only: false },
-    ShardKind { name: "hot", table: 0, keyed: false, flagged_only: true },
-    ShardKind { name: "cart", table: 0, keyed: true, flagged_only: false },
-    ShardKind { name: "hot cart", table: 0, keyed: true, flagged_only: true },
-    ShardKind { name: "other", table: 1, keyed: false, flagged_only: false },
-    ShardKind { name: "part", table: 1, keyed: true, flagged_only: false },
+    ShardKind { name: "all", table: 0, keyed: false, flagged_only: false, order: Sorted::ById },
+    ShardKind { name: "hot", table: 0, keyed: false, flagged_only: true, order: Sorted::Opaque },
+    ShardKind { name: "cart", table: 0, keyed: true, flagged_only: false, order: Sorted::ById },
+    ShardKind { name: "hot cart", table: 0, keyed: true, flagged_only: true, order: Sorted::ById },
+    ShardKind { name: "other", table: 1, keyed: false, flagged_only: false, order: Sorted::Nameless },
+    ShardKind { name: "part", table: 1, keyed: true, flagged_only: false, order: Sorted::Unsorted },
 ];
 
 pub(crate) const FUNCTIONS: usize = 4;

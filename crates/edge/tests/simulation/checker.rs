@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use foreshard_edge::{Answer, Request, ServedFrom};
-use foreshard_protocol::Lsn;
+use foreshard_protocol::{Lsn, Row};
 
-use crate::catalog::{FUNCTIONS, SHARDS, resolve};
+use crate::catalog::{FUNCTIONS, SHARDS, Sorted, resolve};
 use crate::origin::{Origin, State, TxnId};
+use crate::rows;
 
 /// What the checker knows of a request.
 #[derive(Clone, Debug)]
@@ -68,8 +69,9 @@ impl Checker {
                 format!("{id} was answered with {}", part.copy.instance)
             })?;
             self.mapped(origin, &asked.request.function, shard, position)?;
-            let ids = part.copy.rows.iter().map(|row| row[0].as_ref().and_then(|id| id.parse().ok()));
-            let holds = ids.collect::<Option<BTreeSet<TxnId>>>().ok_or("unreadable rows")?;
+            let ids = part.copy.rows.iter().map(rows::journal_of).collect::<Option<Vec<_>>>();
+            let holds: BTreeSet<TxnId> = ids.ok_or("unreadable rows")?.into_iter().flatten().collect();
+            left_by(origin, shard, key, &holds, &part.copy.rows)?;
             parts.push(Seen { shard, key, holds, from: part.served_from });
         }
         for part in &parts {
@@ -93,7 +95,11 @@ impl Checker {
         for id in &part.holds {
             let txn = &origin.txns[*id];
             check(txn.touches(part.shard, part.key), || format!("{name} holds foreign transaction {id}"))?;
-            let real = txn.state == State::Visible || (txn.state == State::Lost && !moment.met_the_crash);
+            // What was delivered is in copies before readers at the origin see it.
+            let delivered = txn.state == State::Committed && txn.end_lsn <= moment.applied;
+            let real = txn.state == State::Visible
+                || delivered
+                || (txn.state == State::Lost && !moment.met_the_crash);
             check(real, || format!("{name} holds transaction {id}, which is {:?}", txn.state))?;
         }
         let missing = origin
@@ -133,6 +139,27 @@ impl Checker {
     }
 }
 
+/// The rows are what these transactions leave, in the order of the origin.
+fn left_by(
+    origin: &Origin,
+    shard: usize,
+    key: Option<u32>,
+    holds: &BTreeSet<TxnId>,
+    rows: &[Row],
+) -> Result<(), String> {
+    let known = |id: &TxnId| origin.txns.get(*id).map(|txn| (*id, txn));
+    let held = holds.iter().map(known).collect::<Option<Vec<_>>>().ok_or("a transaction nobody knows")?;
+    let mut expected = rows::content(shard, key, held.into_iter());
+    let mut shown = rows.to_vec();
+    if SHARDS[shard].order == Sorted::Unsorted {
+        expected.sort();
+        shown.sort();
+    }
+    check(expected == shown, || {
+        format!("{} with {holds:?} should hold {expected:?}, but shows {shown:?}", SHARDS[shard].name)
+    })
+}
+
 /// What is served from copies holds all that had been flushed `max_staleness` ago.
 fn fresh(origin: &Origin, lsn: Lsn, moment: &Moment) -> Result<(), String> {
     let due = moment.now.saturating_sub(moment.max_staleness);
@@ -167,7 +194,8 @@ fn one_cut(origin: &Origin, parts: &[Seen], lsn: Lsn) -> Result<(), String> {
     let last_seen = all_held.iter().filter_map(rank).max().unwrap_or(0);
     // A reader after a crash never saw what the crash took away.
     let first_unseen = lacked.iter().filter(logged).filter_map(rank).min().unwrap_or(u64::MAX);
-    check(last_seen < first_unseen, || {
+    let all_visible = all_held.iter().filter(logged).all(|id| rank(id).is_some());
+    check(all_visible && last_seen < first_unseen, || {
         let (held, lacked) = (format!("{all_held:?}"), format!("{lacked:?}"));
         format!("no cut at or after {lsn} explains an answer that holds {held} and lacks {lacked}")
     })

@@ -1,21 +1,27 @@
 //! Deterministic simulation of an edge against a model origin, judged by a checker that knows the whole history.
 //!
-//! `FORESHARD_SIM_SEEDS=20000` looks at more worlds; `FORESHARD_SIM_SEED=17` replays one and prints all that happens.
+//! `FORESHARD_SIM_SEEDS=20000` looks at more worlds. A world that fails is made smaller, and what happens in it is printed with
+//! the variables that replay it: `FORESHARD_SIM_SEED=17 FORESHARD_SIM_WITHOUT=w1-20,a7`.
 
+mod account;
 mod catalog;
 mod checker;
 mod mutant;
 mod network;
 mod origin;
 mod profile;
+mod rows;
+mod shrink;
 mod workload;
 mod world;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use account::{Account, Summary};
 use mutant::Mutant;
-use world::{Account, Summary, World};
+use shrink::LeftOut;
+use world::World;
 
 /// Worlds that every change has to survive.
 const SEEDS: u64 = 2_000;
@@ -39,7 +45,7 @@ fn search(seeds: u64, mutant: Option<Mutant>, each: impl Fn(Summary) + Sync) -> 
                     if seed >= seeds {
                         return;
                     }
-                    match World::new(seed, mutant, Account::Dropped).run() {
+                    match World::new(seed, mutant, Account::Dropped, &LeftOut::default()).run() {
                         Ok(summary) => each(summary),
                         Err(message) => {
                             // Seeds below this one are under way already: the lowest is reported.
@@ -60,7 +66,7 @@ fn search(seeds: u64, mutant: Option<Mutant>, each: impl Fn(Summary) + Sync) -> 
 #[test]
 fn every_answer_keeps_the_contract() {
     if let Some(seed) = number("FORESHARD_SIM_SEED") {
-        World::new(seed, None, Account::Printed).run().unwrap();
+        replay(seed);
         return;
     }
     let total = Mutex::new(Summary::default());
@@ -68,7 +74,10 @@ fn every_answer_keeps_the_contract() {
         total.lock().unwrap().add(&summary);
     });
     if let Some((seed, message)) = found {
-        panic!("{message}\nreplay with FORESHARD_SIM_SEED={seed}");
+        println!("seed {seed}: {message}\nmaking it smaller");
+        let (left_out, message) = shrink::shrink(seed, None);
+        World::new(seed, None, Account::Printed, &left_out).run().unwrap_err();
+        panic!("{message}\nreplay with FORESHARD_SIM_SEED={seed} FORESHARD_SIM_WITHOUT={left_out}");
     }
     let total = total.into_inner().unwrap();
     println!("{total:#?}");
@@ -85,16 +94,49 @@ fn every_answer_keeps_the_contract() {
         ("kills of the edge", total.edge_kills),
         ("crashes of the origin", total.crashes),
         ("lost slots", total.slots_lost),
+        ("restored origins", total.restores),
+        ("copies changed in place", total.deltas_applied),
+        ("fetches completed with changes", total.deltas_completed),
+        ("refused changes", total.deltas_refused),
+        ("promoted copies", total.promoted),
     ] {
         assert!(count > 0, "no {what} in any world");
     }
 }
 
+/// One world again, as it was or made smaller, with all that happens in it.
+fn replay(seed: u64) {
+    let left_out = std::env::var("FORESHARD_SIM_WITHOUT").unwrap_or_default().parse().unwrap();
+    World::new(seed, None, Account::Printed, &left_out).run().unwrap();
+}
+
+fn fingerprint(seed: u64) -> u64 {
+    World::new(seed, None, Account::Fingerprint, &LeftOut::default()).run().unwrap().fingerprint
+}
+
+/// A failing world is made much smaller and still fails, and what is left out can be written down.
+#[test]
+fn a_failing_world_shrinks() {
+    let mutant = Some(Mutant::DeltasOutOfOrder);
+    let (seed, _) = search(BUDGET, mutant, |_| {}).unwrap();
+    let (left_out, message) = shrink::shrink(seed, mutant);
+    let text = left_out.to_string();
+    assert_eq!(text.parse(), Ok(left_out.clone()));
+    let (mut whole, mut small) = (
+        World::new(seed, mutant, Account::Dropped, &LeftOut::default()),
+        World::new(seed, mutant, Account::Dropped, &left_out),
+    );
+    assert!(whole.run().is_err());
+    assert_eq!(small.run().unwrap_err(), message);
+    let transactions = |world: &World| world.origin.txns.len();
+    println!("{message}\n{} transactions of {}, without {text}", transactions(&small), transactions(&whole));
+    assert!(transactions(&small) * 2 <= transactions(&whole).max(8));
+}
+
 #[test]
 fn a_seed_replays_exactly() {
     for seed in 0..20 {
-        let [first, second] =
-            [(), ()].map(|()| World::new(seed, None, Account::Fingerprint).run().unwrap().fingerprint);
+        let [first, second] = [(), ()].map(|()| fingerprint(seed));
         assert_eq!(first, second, "seed {seed}");
     }
 }
@@ -129,4 +171,13 @@ planted! {
     xids_of_32_bits: ShortXids,
     redefinition_forgotten: RedefinitionForgotten,
     crash_of_the_origin_forgotten: CrashForgotten,
+    restored_origin_forgotten: RestoreForgotten,
+    delta_applied_twice: DeltaTwice,
+    delta_applied_to_a_copy_that_has_it: DeltaToHolder,
+    deltas_out_of_order: DeltasOutOfOrder,
+    half_a_transaction: HalfATransaction,
+    removal_forgotten: RemovalForgotten,
+    unwritten_values_as_null: MissingValuesAsNull,
+    invisible_before_a_definition_forgotten: UnsettledForgotten,
+    invisible_before_the_stream_forgotten: UnsettledBeforeForgotten,
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use foreshard_protocol::{CatalogChange, Event, Frame, KeyChange, Snapshot, WholeReason};
+use foreshard_protocol::{CatalogChange, Event, Frame, KeyChange, RowChange, Snapshot, WholeReason};
 
 /// A planted bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,33 @@ pub(crate) enum Mutant {
     RedefinitionForgotten,
     /// After the origin crashed, copies of what it never flushed stay.
     CrashForgotten,
+    /// An older state of the origin continues a newer position.
+    RestoreForgotten,
+    /// Changes of rows are applied once more, after those of the next transaction.
+    DeltaTwice,
+    /// Changes of rows are applied to copies that hold them.
+    DeltaToHolder,
+    /// Transactions are applied in another order than that of the log.
+    DeltasOutOfOrder,
+    /// The last change of each transaction is not applied.
+    HalfATransaction,
+    /// Rows that leave an instance stay.
+    RemovalForgotten,
+    /// Values that were not written again, and are not in the log, are taken for NULL.
+    MissingValuesAsNull,
+    /// What had committed invisibly when a shard was defined is not waited for.
+    UnsettledForgotten,
+    /// The same, when the stream began.
+    UnsettledBeforeForgotten,
+}
+
+/// The changes of rows in a frame, instance by instance.
+fn changes(frame: &mut Frame) -> impl Iterator<Item = &mut Vec<RowChange>> {
+    let deltas = frame.events.iter_mut().filter_map(|event| match event {
+        Event::Shard { change: KeyChange::Rows(deltas), .. } => Some(deltas),
+        _ => None,
+    });
+    deltas.flat_map(|deltas| deltas.instances.iter_mut().map(|instance| &mut instance.rows))
 }
 
 impl Mutant {
@@ -43,12 +70,31 @@ impl Mutant {
             Mutant::ShortXids => frame.xid &= 0xFFFF_FFFF,
             Mutant::OldKeyForgotten => {
                 for event in &mut frame.events {
-                    if let Event::Shard { change: KeyChange::Keys(keys), .. } = event
-                        && keys.len() > 1
-                    {
-                        keys.remove(0);
+                    match event {
+                        Event::Shard { change: KeyChange::Keys(keys), .. } if keys.len() > 1 => {
+                            keys.remove(0);
+                        }
+                        Event::Shard { change: KeyChange::Rows(deltas), .. }
+                            if deltas.instances.len() > 1 =>
+                        {
+                            deltas.instances.remove(0);
+                        }
+                        _ => {}
                     }
                 }
+            }
+            Mutant::HalfATransaction => {
+                if let Some(rows) = changes(frame).filter(|rows| rows.len() > 1).last() {
+                    rows.pop();
+                }
+            }
+            Mutant::RemovalForgotten => {
+                for rows in changes(frame) {
+                    rows.retain(|change| matches!(change, RowChange::Put { .. }));
+                }
+            }
+            Mutant::UnsettledForgotten => {
+                frame.events.retain(|event| !matches!(event, Event::Unsettled(_)));
             }
             Mutant::TruncateForgotten => frame.events.retain(|event| {
                 !matches!(event, Event::Shard { change: KeyChange::Whole(WholeReason::Truncate), .. })

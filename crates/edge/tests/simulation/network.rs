@@ -1,13 +1,12 @@
 //! What passes between origin and edge: the stream, heartbeats, definitions and fetches, each with its faults.
 
 use foreshard_edge::{EdgeCore, Fetched, FetchedInstance, FlightId};
-use foreshard_protocol::{
-    CatalogSnapshot, Column, ColumnKind, FetchFailure, FetchHeader, InstanceId, Lsn, Snapshot,
-};
+use foreshard_protocol::{CatalogSnapshot, FetchFailure, FetchHeader, Frame, InstanceId, Lsn, Snapshot};
 use rand::Rng;
 
 use crate::catalog::{instance, resolve};
 use crate::mutant::Mutant;
+use crate::rows;
 use crate::world::{Slot, Step, World};
 
 /// The shell gives a fetch up after this long.
@@ -23,8 +22,7 @@ impl World {
 
     /// The stream is connected again: creates the slot if it is gone, else resumes it.
     pub(crate) fn connect(&mut self) -> Result<(), String> {
-        // PostgreSQL reaches a consistent point only when what committed before it is visible.
-        if !self.origin_up || (self.slot.is_none() && self.origin.has_invisible()) {
+        if !self.origin_up {
             let pause = self.rng.random_range(1_000..20_000);
             self.after(pause, Step::Connect);
             return Ok(());
@@ -36,8 +34,18 @@ impl World {
             self.origin.flush(now, insert);
         }
         let confirmed = self.slot.get_or_insert(Slot { confirmed: insert, persisted: insert }).confirmed;
-        let continues = !created && self.acknowledged > Lsn::ZERO && confirmed <= self.acknowledged
+        // As the shell decides; see feed/past.rs.
+        let same_history =
+            self.timeline == self.origin.timeline && self.core.applied() <= self.origin.flushed;
+        let continues = !created
+            && self.acknowledged > Lsn::ZERO
+            && confirmed <= self.acknowledged
+            && (same_history || mutant == Some(Mutant::RestoreForgotten))
             || mutant == Some(Mutant::NewSlotContinues);
+        if self.timeline != self.origin.timeline {
+            self.checker.new_process();
+        }
+        self.timeline = self.origin.timeline;
         let from = match mutant {
             Some(Mutant::AcknowledgeSent) => self
                 .origin
@@ -58,7 +66,7 @@ impl World {
             let moment = self.moment();
             self.core.stream_started(moment, confirmed, continues);
         }
-        self.met_the_crash = true;
+        (self.met_the_crash, self.met_the_restore) = (true, true);
         if !continues {
             self.acknowledged = confirmed;
         }
@@ -88,18 +96,11 @@ impl World {
                 Some(txn) => {
                     let frame = txn.frame.clone();
                     self.cursor = Some(cursor + 1);
-                    if let Some(mut frame) = frame {
+                    if let Some(frame) = frame {
                         self.note(|| {
                             format!("frame {} up to {}: {:?}", frame.xid, frame.end_lsn.0, frame.events)
                         });
-                        if let Some(mutant) = self.mutant {
-                            mutant.spoil_frame(&mut frame);
-                        }
-                        self.core.frame(moment, frame);
-                        if self.mutant == Some(Mutant::NoGateOnRefetch) {
-                            let all = Snapshot { xmin: u64::MAX, xmax: u64::MAX, in_progress: vec![] };
-                            self.core.origin_state(moment, 0, Lsn(u64::MAX), &all);
-                        }
+                        self.deliver(frame);
                     }
                 }
                 None => {
@@ -124,9 +125,41 @@ impl World {
         Ok(())
     }
 
+    /// Hands a frame to the core, as it is or as the planted bug has it.
+    fn deliver(&mut self, mut frame: Frame) {
+        let moment = self.moment();
+        let Some(mutant) = self.mutant else { return self.core.frame(moment, frame) };
+        mutant.spoil_frame(&mut frame);
+        match mutant {
+            Mutant::DeltasOutOfOrder => {
+                // Two frames change places; the log positions stay.
+                let Some(mut earlier) = self.held_back.take() else {
+                    self.held_back = Some(frame);
+                    return;
+                };
+                std::mem::swap(&mut earlier.commit_lsn, &mut frame.commit_lsn);
+                std::mem::swap(&mut earlier.end_lsn, &mut frame.end_lsn);
+                self.core.frame(moment, frame);
+                self.core.frame(moment, earlier);
+            }
+            Mutant::DeltaTwice => {
+                let (commit_lsn, end_lsn) = (frame.commit_lsn, frame.end_lsn);
+                self.core.frame(moment, frame.clone());
+                if let Some(earlier) = self.held_back.replace(frame) {
+                    self.core.frame(moment, Frame { commit_lsn, end_lsn: Lsn(end_lsn.0 + 1), ..earlier });
+                }
+            }
+            _ => self.core.frame(moment, frame),
+        }
+        if mutant == Mutant::NoGateOnRefetch {
+            let all = Snapshot { xmin: u64::MAX, xmax: u64::MAX, in_progress: vec![] };
+            self.core.origin_state(moment, (0, Lsn::ZERO), Lsn(u64::MAX), &all);
+        }
+    }
+
     pub(crate) fn beat(&mut self) {
-        let (way, asked_at) = (self.way(), self.now);
-        self.after(way, Step::BeatAsked(asked_at));
+        let (way, asked) = (self.way(), (self.now, self.core.applied()));
+        self.after(way, Step::BeatAsked(asked));
     }
 
     pub(crate) fn nudge(&mut self) {
@@ -137,26 +170,27 @@ impl World {
         }
     }
 
-    pub(crate) fn beat_asked(&mut self, asked_at: u64) {
+    pub(crate) fn beat_asked(&mut self, asked: (u64, Lsn)) {
         let answer = self.origin_up.then(|| (self.origin.flushed, self.origin.snapshot()));
         let way = self.way();
-        self.after(way, Step::BeatAnswered(asked_at, answer));
+        self.after(way, Step::BeatAnswered(asked, answer));
     }
 
     pub(crate) fn beat_answered(
         &mut self,
-        asked_at: u64,
+        asked: (u64, Lsn),
         answer: Option<(Lsn, Snapshot)>,
     ) -> Result<(), String> {
         if let Some((flushed, mut snapshot)) = answer {
             if let Some(mutant) = self.mutant {
                 mutant.spoil_snapshot(&mut snapshot);
             }
-            let (moment, flushed) = match self.mutant {
-                Some(Mutant::AlwaysFresh) => (self.moment(), Lsn::ZERO),
-                _ => (self.moment(), flushed),
+            let moment = self.moment();
+            let (asked, flushed) = match self.mutant {
+                Some(Mutant::AlwaysFresh) => ((asked.0, Lsn::ZERO), Lsn::ZERO),
+                _ => (asked, flushed),
             };
-            self.core.origin_state(moment, asked_at, flushed, &snapshot);
+            self.core.origin_state(moment, asked, flushed, &snapshot);
             self.act()?;
         }
         let pause = self.rng.random_range(5_000..30_000);
@@ -167,7 +201,7 @@ impl World {
     pub(crate) fn load_catalog(&mut self) {
         if !self.catalog_loading {
             self.catalog_loading = true;
-            let way = self.way();
+            let way = self.way() + self.rng.random_range(0..5_000);
             self.after(way, Step::CatalogRead(self.core.epoch()));
         }
     }
@@ -180,14 +214,11 @@ impl World {
             if let Some(mutant) = self.mutant {
                 mutant.spoil_snapshot(&mut snapshot);
             }
-            Box::new(CatalogSnapshot {
-                snapshot,
-                wal_lsn,
-                unsettled: Vec::new(),
-                shards,
-                mappings,
-                schedules,
-            })
+            let unsettled = match self.mutant {
+                Some(Mutant::UnsettledBeforeForgotten) => Vec::new(),
+                _ => self.origin.unsettled(),
+            };
+            Box::new(CatalogSnapshot { snapshot, wal_lsn, unsettled, shards, mappings, schedules })
         });
         let way = self.way();
         self.after(way, Step::CatalogAnswered(epoch, answer));
@@ -237,10 +268,10 @@ impl World {
         if !self.origin.visible_defs().mapped().contains(&shard) {
             return Err((FetchFailure::UnknownShard, String::new()));
         }
-        let rows = self.origin.content(shard, key).into_iter().map(|id| vec![Some(id.to_string())]).collect();
-        let columns = vec![Column { name: "transaction".into(), kind: ColumnKind::Int }];
+        let generation = self.origin.visible_defs().shards.get(&shard).copied().unwrap_or_default();
         let canonical = instance(shard, key.map(|key| key.to_string())).to_string();
-        Ok(FetchedInstance { canonical, columns, rows })
+        let (layout, rows) = (rows::layout(shard, generation), self.origin.content(shard, key));
+        Ok(FetchedInstance { canonical, layout, rows })
     }
 
     pub(crate) fn fetch_answered(
@@ -253,6 +284,16 @@ impl World {
             match mutant {
                 Mutant::LsnStamp => fetched.header.snapshot = self.origin.snapshot_of_the_log(),
                 Mutant::LateFill => fetched.header.snapshot = self.origin.snapshot(),
+                Mutant::DeltaToHolder => {
+                    // An older transaction that it sees is taken for one that it lacks.
+                    let snapshot = &mut fetched.header.snapshot;
+                    let old = snapshot.xmax.saturating_sub(4);
+                    if snapshot.sees(old) {
+                        snapshot.in_progress.push(old);
+                        snapshot.in_progress.sort_unstable();
+                        snapshot.xmin = snapshot.xmin.min(old);
+                    }
+                }
                 Mutant::SettledAtOnce => fetched.header.wal_lsn = Lsn::ZERO,
                 _ => {}
             }
@@ -266,16 +307,13 @@ impl World {
     /// The edge's process ends and another one takes over.
     pub(crate) fn kill_edge(&mut self) {
         self.note(|| "the edge is killed".into());
-        let stats = self.core.stats();
-        self.summary.invalidated += stats.invalidated;
-        self.summary.rejected_by_snapshot += stats.rejected_by_snapshot;
-        self.summary.repeated += stats.frames_repeated;
-        self.summary.resets += stats.resets;
+        self.summary.add_process(self.core.stats());
         self.summary.edge_kills += 1;
-        self.core = EdgeCore::new(self.profile.config.clone());
+        self.core = EdgeCore::new(self.profile.config.clone(), self.life);
         self.life += 1;
         self.connection += 1;
         self.cursor = None;
+        self.held_back = None;
         self.acknowledged = Lsn::ZERO;
         self.catalog_loading = false;
         self.asked.clear();

@@ -1,13 +1,16 @@
 //! A model of a PostgreSQL origin: transactions, write-ahead log, visibility, locks, crash.
 //!
-//! Rows are not modelled by value. What an instance contains is the list of transactions that touched it and are
-//! visible, so that an answer tells exactly which transactions it holds.
+//! What rows are made of is in `rows`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use foreshard_protocol::{Event, Frame, KeyChange, KeyPart, Lsn, Schedule, Snapshot, WholeReason, Xid};
+use foreshard_protocol::{
+    CatalogChange, Deltas, Event, Frame, InstanceRows, KeyChange, KeyPart, Lsn, Row, Schedule, Snapshot,
+    WholeReason, Xid,
+};
 
-use crate::catalog::{CatalogOp, Defs, SHARDS, shard_name};
+use crate::catalog::{CatalogOp, Defs, SHARDS, Sorted, shard_name};
+use crate::rows;
 
 /// Index of a transaction in [`Origin::txns`]; unlike an xid it is never used again after a crash.
 pub(crate) type TxnId = usize;
@@ -35,6 +38,8 @@ pub(crate) type RowValue = Option<(u32, bool)>;
 
 #[derive(Debug)]
 pub(crate) struct Txn {
+    /// Number of the step that began it.
+    pub(crate) write: u64,
     pub(crate) xid: Xid,
     pub(crate) state: State,
     pub(crate) touches: Vec<Touch>,
@@ -42,16 +47,29 @@ pub(crate) struct Txn {
     pub(crate) truncates: Option<usize>,
     pub(crate) ops: Vec<CatalogOp>,
     pub(crate) schedule: Option<Schedule>,
-    /// Where the frame names whole shards although only some instances were touched.
-    pub(crate) coarsened: bool,
+    /// How much of it the frame tells.
+    pub(crate) told: Told,
+    /// The highest id of its subtransactions, or its own.
+    pub(crate) last_xid: Xid,
     pub(crate) commit_lsn: Lsn,
     pub(crate) end_lsn: Lsn,
     pub(crate) flushed_at: Option<u64>,
     /// Rank among all transactions in the order in which they became visible, and when.
     pub(crate) visible: Option<(u64, u64)>,
     pub(crate) frame: Option<Frame>,
-    /// Touched a shard that no function was mapped to, of which the stream says nothing.
-    pub(crate) unsent: bool,
+}
+
+/// How much the stream tells of a transaction's rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// All changes of rows.
+    Rows,
+    /// Only which instances: deltas are off.
+    Keys,
+    /// The same, because a value was not written again and the log does not hold it.
+    NotAllValues,
+    /// Whole shards: it was too much.
+    Coarse,
 }
 
 impl Txn {
@@ -86,6 +104,10 @@ pub(crate) struct Origin {
     catalog_lock: Option<TxnId>,
     /// Definitions as of the end of the log.
     pub(crate) defs: Defs,
+    /// A planted bug: values that the log does not hold are told as NULL.
+    pub(crate) missing_values_as_null: bool,
+    /// Grows with every restored backup and promoted standby.
+    pub(crate) timeline: u32,
     initial_defs: Defs,
     next_generation: u64,
 }
@@ -113,6 +135,8 @@ impl Origin {
             catalog_lock: None,
             initial_defs: defs.clone(),
             defs,
+            missing_values_as_null: false,
+            timeline: 1,
             next_generation: 100,
         }
     }
@@ -133,7 +157,7 @@ impl Origin {
         truncates: Option<usize>,
         ops: Vec<CatalogOp>,
         schedule: Option<Schedule>,
-        coarsened: bool,
+        (told, subtransactions): (Told, u64),
     ) -> Option<TxnId> {
         let table_free = |table: usize| !self.table_locks.contains_key(&table);
         let rows_free = writes.iter().all(|(row, _)| !self.row_locks.contains_key(row) && table_free(row.0));
@@ -168,10 +192,12 @@ impl Origin {
             }
         }
         let xid = self.next_xid;
-        self.next_xid += 1;
+        let last_xid = xid + subtransactions;
+        self.next_xid = last_xid + 1;
         self.running.insert(xid, id);
-        self.write(16, xid);
+        self.write(16, last_xid);
         self.txns.push(Txn {
+            write: 0,
             xid,
             state: State::Running,
             touches,
@@ -179,13 +205,13 @@ impl Origin {
             truncates,
             ops,
             schedule,
-            coarsened,
+            told,
+            last_xid,
             commit_lsn: Lsn::ZERO,
             end_lsn: Lsn::ZERO,
             flushed_at: None,
             visible: None,
             frame: None,
-            unsent: false,
         });
         Some(id)
     }
@@ -196,15 +222,8 @@ impl Origin {
         self.records.push((self.insert, xid));
     }
 
-    /// Writes the commit record. False: not yet, see the comment.
-    pub(crate) fn commit(&mut self, id: TxnId) -> bool {
-        // The stream says nothing of shards that no function is mapped to. A change of such a shard that is committed
-        // but not yet visible when the shard becomes mapped would be known to nobody; see `unmapped_changes_settle`.
-        let invisible =
-            |origin: &Origin| origin.running.values().any(|other| origin.txns[*other].unsent && *other != id);
-        if self.txns[id].ops.iter().any(CatalogOp::needs_catalog_lock) && invisible(self) {
-            return false;
-        }
+    /// Writes the commit record.
+    pub(crate) fn commit(&mut self, id: TxnId) {
         let mut next = self.defs.clone();
         for op in &self.txns[id].ops {
             next.apply(op);
@@ -213,15 +232,12 @@ impl Origin {
         self.write(40, self.txns[id].xid);
         let end_lsn = self.insert;
         let frame = self.frame_of(id, &next, commit_lsn, end_lsn);
-        let mapped = self.defs.mapped();
         let txn = &mut self.txns[id];
-        txn.unsent = txn.touches.iter().any(|touch| !mapped.contains(&touch.shard));
         txn.frame = frame;
         (txn.commit_lsn, txn.end_lsn, txn.state) = (commit_lsn, end_lsn, State::Committed);
         apply_writes(&mut self.rows, &self.txns[id]);
         self.defs = next;
         self.log.push(id);
-        true
     }
 
     fn frame_of(&self, id: TxnId, next: &Defs, commit_lsn: Lsn, end_lsn: Lsn) -> Option<Frame> {
@@ -241,21 +257,51 @@ impl Origin {
             }
         }
         let mut events: Vec<Event> = self.defs.changes(next).into_iter().map(Event::Catalog).collect();
+        let unsettled = self.unsettled();
+        if !unsettled.is_empty()
+            && events.iter().any(|event| matches!(event, Event::Catalog(CatalogChange::Shard(_))))
+        {
+            events.push(Event::Unsettled(unsettled));
+        }
         for (shard, keys) in by_shard {
-            let change = match keys {
-                Some(keys) if !txn.coarsened => KeyChange::Keys(
-                    keys.into_iter()
-                        .map(|key| vec![KeyPart { column: "k".into(), value: Some(key.to_string()) }])
-                        .collect(),
-                ),
-                Some(_) => KeyChange::Whole(WholeReason::Coarsened),
-                None if txn.truncates.is_some() => KeyChange::Whole(WholeReason::Truncate),
-                None => KeyChange::Whole(WholeReason::Rows),
-            };
+            let change = self.change_of(id, shard, keys);
             events.push(Event::Shard { shard: shard_name(shard), change });
         }
         events.extend(txn.schedule.clone().map(Event::Schedule));
         (!events.is_empty()).then_some(Frame { xid: txn.xid, commit_lsn, end_lsn, commit_time: 0, events })
+    }
+
+    fn change_of(&self, id: TxnId, shard: usize, keys: Option<BTreeSet<u32>>) -> KeyChange {
+        let txn = &self.txns[id];
+        let named = |key: u32| vec![KeyPart { column: "k".into(), value: Some(key.to_string()) }];
+        let values = txn.told == Told::Rows;
+        let rows = values || (txn.told == Told::NotAllValues && self.missing_values_as_null);
+        match keys {
+            _ if txn.truncates.is_some() => KeyChange::Whole(WholeReason::Truncate),
+            keys if rows && SHARDS[shard].order != Sorted::Nameless => {
+                let generation = self.defs.shards.get(&shard).copied().unwrap_or_default();
+                let keys: Vec<Option<u32>> = match keys {
+                    None => vec![None],
+                    Some(keys) => keys.into_iter().map(Some).collect(),
+                };
+                let instance = |key: Option<u32>| InstanceRows {
+                    key: key.map(named).unwrap_or_default(),
+                    rows: rows::changes(shard, key, id, txn, values),
+                };
+                let columns = rows::layout(shard, generation).fingerprint;
+                let instances = keys.into_iter().map(instance).collect();
+                KeyChange::Rows(Deltas { generation, columns, instances })
+            }
+            None => KeyChange::Whole(WholeReason::Rows),
+            Some(_) if txn.told == Told::Coarse => KeyChange::Whole(WholeReason::Coarsened),
+            Some(keys) => KeyChange::Keys(keys.into_iter().map(named).collect()),
+        }
+    }
+
+    /// Committed, and visible to no reader.
+    pub(crate) fn unsettled(&self) -> Vec<Xid> {
+        let committed = self.running.iter().filter(|(_, id)| self.txns[**id].state == State::Committed);
+        committed.map(|(xid, _)| *xid).collect()
     }
 
     pub(crate) fn flush(&mut self, now: u64, to: Lsn) {
@@ -286,15 +332,28 @@ impl Origin {
     }
 
     fn end(&mut self, id: TxnId) {
-        let xid = self.txns[id].xid;
+        let (xid, last) = (self.txns[id].xid, self.txns[id].last_xid);
         self.running.remove(&xid);
-        self.latest_completed = self.latest_completed.max(xid);
+        self.latest_completed = self.latest_completed.max(last);
         self.row_locks.retain(|_, holder| *holder != id);
         self.table_locks.retain(|_, holder| *holder != id);
         self.shard_locks.retain(|_, holder| *holder != id);
         if self.catalog_lock == Some(id) {
             self.catalog_lock = None;
         }
+    }
+
+    /// An older state of the log takes over: a backup is restored, or a standby is promoted that had not received the rest.
+    pub(crate) fn restore(&mut self, now: u64, to: Lsn) {
+        self.flushed = to.min(self.flushed);
+        while let Some(&id) = self.log[..self.flushed_count].last()
+            && self.txns[id].end_lsn > self.flushed
+        {
+            self.txns[id].flushed_at = None;
+            self.flushed_count -= 1;
+        }
+        self.timeline += 1;
+        self.crash(now);
     }
 
     /// Every process dies; what was not flushed is gone, and so are the xids that only appear there.
@@ -353,14 +412,10 @@ impl Origin {
         Snapshot { xmin: in_progress.first().copied().unwrap_or(xmax), xmax, in_progress }
     }
 
-    pub(crate) fn has_invisible(&self) -> bool {
-        self.running.values().any(|id| self.txns[*id].state == State::Committed)
-    }
-
-    /// Transactions that an instance holds for a reader of now.
-    pub(crate) fn content(&self, shard: usize, key: Option<u32>) -> Vec<TxnId> {
-        let holds = |txn: &Txn| txn.state == State::Visible && txn.touches(shard, key);
-        self.txns.iter().enumerate().filter(|(_, txn)| holds(txn)).map(|(id, _)| id).collect()
+    /// Rows of an instance for a reader of now.
+    pub(crate) fn content(&self, shard: usize, key: Option<u32>) -> Vec<Row> {
+        let visible = self.txns.iter().enumerate().filter(|(_, txn)| txn.state == State::Visible);
+        rows::content(shard, key, visible)
     }
 
     /// Definitions as a reader of now sees them.

@@ -29,7 +29,10 @@ pub(crate) struct Profile {
     pub(crate) kill_edge: f64,
     pub(crate) crash_origin: f64,
     pub(crate) lose_slot: f64,
+    pub(crate) restore: f64,
     pub(crate) catalog_change: f64,
+    /// The edge asks for changes of rows.
+    pub(crate) deltas: bool,
     pub(crate) busy_until: u64,
 }
 
@@ -37,7 +40,7 @@ impl Profile {
     pub(crate) fn draw(rng: &mut ChaCha8Rng) -> Self {
         let tiny = rng.random_bool(0.25);
         let budget = |rng: &mut ChaCha8Rng| match tiny {
-            true => [0, 600, 2_000][rng.random_range(0..3)],
+            true => [0, 900, 4_000][rng.random_range(0..3)],
             false => 1 << 20,
         };
         let faulty = rng.random_bool(0.7);
@@ -58,7 +61,8 @@ impl Profile {
                 prefetch_concurrency: rng.random_range(1..5),
                 prefetch_batch: rng.random_range(1..6),
                 max_waiting: if tiny { 5 } else { 1_000 },
-                max_unseen: [1, 4, 1_000][rng.random_range(0..3)],
+                max_unseen: [1, 4, 1_000, 1_000][rng.random_range(0..4)],
+                delta_buffer: [0, 600, 1 << 20, 1 << 20][rng.random_range(0..4)],
             },
             // Around the wrap of the 32-bit counter in some worlds.
             first_xid: [1_000, (1 << 32) - 30, 5 << 32][rng.random_range(0..3)],
@@ -75,7 +79,9 @@ impl Profile {
             kill_edge: fault(rng, 0.2),
             crash_origin: fault(rng, 0.2),
             lose_slot: fault(rng, 0.15),
+            restore: fault(rng, 0.15),
             catalog_change: [0.0, 0.05, 0.3][rng.random_range(0..3)],
+            deltas: rng.random_bool(0.8),
             busy_until: rng.random_range(250_000..600_000),
         }
     }

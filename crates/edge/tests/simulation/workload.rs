@@ -6,8 +6,8 @@ use rand::Rng;
 
 use crate::catalog::{CatalogOp, FUNCTIONS, KEYS, SHARDS, function_name, instance};
 use crate::checker::Asked;
-use crate::origin::{ROWS, RowValue, State, TABLES, TxnId};
-use crate::world::{Step, World};
+use crate::origin::{ROWS, RowValue, State, TABLES, Told, TxnId};
+use crate::world::{Kind, Step, World};
 
 impl World {
     /// A writer starts a transaction, with all its changes.
@@ -15,9 +15,10 @@ impl World {
         if self.calm {
             return;
         }
+        let wanted = self.draw(Kind::Write);
         let pause = self.rng.random_range(0..self.profile.write_pause * 2);
         self.after(pause, Step::Write);
-        if !self.origin_up {
+        if !self.origin_up || !wanted {
             return;
         }
         if self.rng.random_bool(0.1) {
@@ -40,8 +41,15 @@ impl World {
                 }
             }
         }
-        let coarsened = self.rng.random_bool(0.1);
-        if let Some(id) = self.origin.begin(writes, truncates, ops, schedule, coarsened) {
+        let told = match self.rng.random_range(0..20) {
+            0..2 => Told::Coarse,
+            2 => Told::NotAllValues,
+            _ if self.profile.deltas => Told::Rows,
+            _ => Told::Keys,
+        };
+        let subtransactions = if self.rng.random_bool(0.2) { self.rng.random_range(1..4) } else { 0 };
+        if let Some(id) = self.origin.begin(writes, truncates, ops, schedule, (told, subtransactions)) {
+            self.origin.txns[id].write = self.number(Kind::Write);
             self.summary.transactions += 1;
             let length = self.rng.random_range(0..4_000);
             let abort = self.rng.random_bool(0.15);
@@ -99,13 +107,11 @@ impl World {
     }
 
     pub(crate) fn commit(&mut self, id: TxnId) {
+        self.draw_as(Kind::Commit, self.origin.txns[id].write);
         if self.origin.txns[id].state != State::Running {
             return;
         }
-        if !self.origin.commit(id) {
-            self.after(1_000, Step::Commit(id));
-            return;
-        }
+        self.origin.commit(id);
         let end = self.origin.txns[id].end_lsn;
         let flush = self.rng.random_range(20..3_000);
         self.note(|| format!("transaction {id} commits up to {}", end.0));
@@ -124,6 +130,7 @@ impl World {
     }
 
     pub(crate) fn abort(&mut self, id: TxnId) {
+        self.draw_as(Kind::Commit, self.origin.txns[id].write);
         if self.origin.txns[id].state == State::Running {
             self.note(|| format!("transaction {id} aborts"));
             self.origin.abort(id);
@@ -145,8 +152,12 @@ impl World {
         if self.calm {
             return Ok(());
         }
+        let wanted = self.draw(Kind::Ask);
         let pause = self.rng.random_range(0..self.profile.request_pause * 2);
         self.after(pause, Step::Ask);
+        if !wanted {
+            return Ok(());
+        }
         let function = self.rng.random_range(0..FUNCTIONS);
         let mut shards = self.origin.defs.functions.get(&function).cloned().unwrap_or_default();
         if shards.is_empty() || self.rng.random_bool(0.05) {
@@ -212,6 +223,9 @@ impl World {
             return;
         }
         self.after(20_000, Step::Fault);
+        if !self.draw(Kind::Fault) {
+            return;
+        }
         if self.rng.random_bool(self.profile.disconnect) {
             self.note(|| "the stream is cut".into());
             self.disconnect();
@@ -233,12 +247,34 @@ impl World {
             let down = self.rng.random_range(1_000..50_000);
             self.after(down, Step::OriginUp);
         }
+        if self.origin_up && self.rng.random_bool(self.profile.restore) {
+            self.restore();
+        }
         if self.rng.random_bool(self.profile.lose_slot) {
             self.note(|| "the slot is lost".into());
             self.summary.slots_lost += 1;
             self.slot = None;
             self.disconnect();
         }
+    }
+
+    /// An older state of the origin takes its place, with or without the slot as it was then.
+    fn restore(&mut self) {
+        let (now, flushed) = (self.now, self.origin.flushed);
+        let back = self.rng.random_range(0..600);
+        let to = Lsn(flushed.0.saturating_sub(back).max(1_000));
+        self.note(|| format!("the origin is restored as of {}", to.0));
+        self.summary.restores += 1;
+        self.origin.restore(now, to);
+        self.origin_up = false;
+        (self.met_the_crash, self.met_the_restore) = (false, false);
+        self.slot.take_if(|slot| slot.persisted > to);
+        if let Some(slot) = &mut self.slot {
+            slot.confirmed = slot.persisted;
+        }
+        self.disconnect();
+        let down = self.rng.random_range(1_000..50_000);
+        self.after(down, Step::OriginUp);
     }
 
     /// Writers and readers stop, nothing fails any more.

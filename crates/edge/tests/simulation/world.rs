@@ -4,15 +4,17 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use foreshard_edge::{Action, Answer, EdgeCore, Fetched, FlightId, Now, Refusal, RequestId};
-use foreshard_protocol::{CatalogSnapshot, Lsn, Snapshot};
+use foreshard_protocol::{CatalogSnapshot, Frame, Lsn, Snapshot};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::account::{Account, Summary};
 use crate::catalog::{CatalogOp, Defs};
 use crate::checker::{Asked, Checker, Moment, acknowledgement};
 use crate::mutant::Mutant;
 use crate::origin::{Origin, TxnId};
 use crate::profile::Profile;
+use crate::shrink::LeftOut;
 
 /// Something that happens at a moment.
 pub(crate) enum Step {
@@ -32,60 +34,22 @@ pub(crate) enum Step {
     Beat,
     /// The edge has the origin write an empty message.
     Nudge,
-    BeatAsked(u64),
-    BeatAnswered(u64, Option<(Lsn, Snapshot)>),
+    BeatAsked((u64, Lsn)),
+    BeatAnswered((u64, Lsn), Option<(Lsn, Snapshot)>),
     CatalogRead(u64),
     CatalogAnswered(u64, Option<Box<CatalogSnapshot>>),
     FetchRead(FlightId, Vec<String>),
     FetchAnswered(FlightId, Result<Box<Fetched>, String>),
 }
 
-/// What a world went through.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Summary {
-    pub(crate) transactions: u64,
-    pub(crate) answers: u64,
-    pub(crate) from_copies: u64,
-    pub(crate) several_parts: u64,
-    pub(crate) refused: u64,
-    pub(crate) invalidated: u64,
-    pub(crate) rejected_by_snapshot: u64,
-    pub(crate) repeated: u64,
-    pub(crate) resets: u64,
-    pub(crate) edge_kills: u64,
-    pub(crate) crashes: u64,
-    pub(crate) slots_lost: u64,
-    /// Of everything that happened, in order.
-    pub(crate) fingerprint: u64,
-}
-
-impl Summary {
-    /// Sums up worlds; the fingerprint is of one world only.
-    pub(crate) fn add(&mut self, other: &Summary) {
-        self.transactions += other.transactions;
-        self.answers += other.answers;
-        self.from_copies += other.from_copies;
-        self.several_parts += other.several_parts;
-        self.refused += other.refused;
-        self.invalidated += other.invalidated;
-        self.rejected_by_snapshot += other.rejected_by_snapshot;
-        self.repeated += other.repeated;
-        self.resets += other.resets;
-        self.edge_kills += other.edge_kills;
-        self.crashes += other.crashes;
-        self.slots_lost += other.slots_lost;
-    }
-}
-
-/// What becomes of the account of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Account {
-    /// Nothing: putting it into words takes longer than the run.
-    Dropped,
-    /// Its fingerprint is taken, to tell whether two runs are the same.
-    Fingerprint,
-    /// The same, and it is printed.
-    Printed,
+/// Steps that are numbered each for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Write = 1,
+    Commit,
+    Ask,
+    Fault,
+    Other,
 }
 
 /// The replication slot at the origin.
@@ -97,7 +61,12 @@ pub(crate) struct Slot {
 
 pub(crate) struct World {
     pub(crate) now: u64,
+    /// Seeded anew at every step by its kind and number, so that leaving one out changes what the others draw as little as
+    /// possible.
     pub(crate) rng: ChaCha8Rng,
+    seed: u64,
+    numbers: BTreeMap<Kind, u64>,
+    left_out: LeftOut,
     pub(crate) profile: Profile,
     pub(crate) mutant: Option<Mutant>,
     pub(crate) origin: Origin,
@@ -112,6 +81,11 @@ pub(crate) struct World {
     pub(crate) connection: u64,
     pub(crate) cursor: Option<usize>,
     pub(crate) met_the_crash: bool,
+    pub(crate) met_the_restore: bool,
+    /// Of the origin when the stream was last connected.
+    pub(crate) timeline: u32,
+    /// A frame that a planted bug has not delivered yet.
+    pub(crate) held_back: Option<Frame>,
     pub(crate) calm: bool,
     pub(crate) catalog_loading: bool,
     pub(crate) asked: BTreeMap<RequestId, Asked>,
@@ -132,7 +106,7 @@ const QUIET: u64 = 700_000;
 const CALM: u64 = 300_000;
 
 impl World {
-    pub(crate) fn new(seed: u64, mutant: Option<Mutant>, account: Account) -> Self {
+    pub(crate) fn new(seed: u64, mutant: Option<Mutant>, account: Account, left_out: &LeftOut) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let profile = Profile::draw(&mut rng);
         if account == Account::Printed {
@@ -145,17 +119,22 @@ impl World {
         for (function, shards) in [vec![0, 2], vec![2, 3, 4], vec![1, 4]].into_iter().enumerate() {
             defs.apply(&CatalogOp::Map { function, shards });
         }
+        let mut origin = Origin::new(profile.first_xid, defs);
+        origin.missing_values_as_null = mutant == Some(Mutant::MissingValuesAsNull);
         World {
             now: 0,
-            origin: Origin::new(profile.first_xid, defs),
+            origin,
             origin_up: true,
             slot: None,
-            core: EdgeCore::new(profile.config.clone()),
+            core: EdgeCore::new(profile.config.clone(), seed),
             life: 1,
             acknowledged: Lsn::ZERO,
             connection: 0,
             cursor: None,
             met_the_crash: true,
+            met_the_restore: true,
+            timeline: 1,
+            held_back: None,
             calm: false,
             catalog_loading: false,
             asked: BTreeMap::new(),
@@ -166,6 +145,9 @@ impl World {
             steps: BTreeMap::new(),
             next_step: 0,
             rng,
+            seed,
+            numbers: BTreeMap::new(),
+            left_out: left_out.clone(),
             profile,
             mutant,
             account,
@@ -174,7 +156,7 @@ impl World {
 
     /// Lives through a busy time with faults, a quiet one in which some commits still hang, and a calm one in which
     /// everything must come to rest.
-    pub(crate) fn run(mut self) -> Result<Summary, String> {
+    pub(crate) fn run(&mut self) -> Result<Summary, String> {
         for step in [Step::Connect, Step::Write, Step::Ask, Step::Tick, Step::Fault, Step::Beat] {
             self.after(0, step);
         }
@@ -188,12 +170,8 @@ impl World {
         self.calm_down();
         self.run_until(busy + QUIET + CALM)?;
         self.at_rest()?;
-        let stats = self.core.stats();
-        self.summary.invalidated += stats.invalidated;
-        self.summary.rejected_by_snapshot += stats.rejected_by_snapshot;
-        self.summary.repeated += stats.frames_repeated;
-        self.summary.resets += stats.resets;
-        Ok(self.summary)
+        self.summary.add_process(self.core.stats());
+        Ok(self.summary.clone())
     }
 
     pub(crate) fn run_until(&mut self, end: u64) -> Result<(), String> {
@@ -234,7 +212,33 @@ impl World {
         self.queue.push(Reverse((self.now + delay, self.next_step, life)));
     }
 
+    /// Counts a step of this kind and seeds what it draws. False: it is left out.
+    pub(crate) fn draw(&mut self, kind: Kind) -> bool {
+        let number = self.numbers.entry(kind).or_default();
+        *number += 1;
+        let number = *number;
+        self.draw_as(kind, number);
+        !self.left_out.contains(kind, number)
+    }
+
+    pub(crate) fn draw_as(&mut self, kind: Kind, number: u64) {
+        let mixed = (self.seed ^ (kind as u64) << 56).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ number;
+        self.rng = ChaCha8Rng::seed_from_u64(mixed);
+    }
+
+    /// How many steps of a kind there were.
+    pub(crate) fn number(&self, kind: Kind) -> u64 {
+        self.numbers.get(&kind).copied().unwrap_or_default()
+    }
+
     fn take(&mut self, step: Step) -> Result<(), String> {
+        let of_its_own = matches!(
+            step,
+            Step::Write | Step::Ask | Step::Fault | Step::Commit(_) | Step::Abort(_) | Step::Tick
+        );
+        if !of_its_own {
+            self.draw(Kind::Other);
+        }
         match step {
             Step::Write => self.write(),
             Step::Commit(txn) => self.commit(txn),
@@ -264,8 +268,8 @@ impl World {
             Step::Stream(connection) => self.stream(connection)?,
             Step::Beat => self.beat(),
             Step::Nudge => self.nudge(),
-            Step::BeatAsked(asked_at) => self.beat_asked(asked_at),
-            Step::BeatAnswered(asked_at, answer) => self.beat_answered(asked_at, answer)?,
+            Step::BeatAsked(asked) => self.beat_asked(asked),
+            Step::BeatAnswered(asked, answer) => self.beat_answered(asked, answer)?,
             Step::CatalogRead(epoch) => self.catalog_read(epoch),
             Step::CatalogAnswered(epoch, answer) => self.catalog_answered(epoch, answer)?,
             Step::FetchRead(flight, instances) => self.fetch_read(flight, &instances),
@@ -297,6 +301,10 @@ impl World {
                     let way = self.way();
                     self.after(way, Step::Nudge);
                 }
+                Action::Reconnect => {
+                    self.note(|| "another origin seems to answer".into());
+                    self.disconnect();
+                }
                 Action::LoadCatalog => self.load_catalog(),
             }
         }
@@ -326,6 +334,10 @@ impl World {
                 let copies =
                     answer.parts.iter().filter(|p| p.served_from != foreshard_edge::ServedFrom::Origin);
                 self.summary.from_copies += u64::from(copies.count() > 0);
+                // What it says is of a past that the origin does not have any more, and of which nobody has told it.
+                if !self.met_the_restore {
+                    return Ok(());
+                }
                 let moment = Moment {
                     now: self.now,
                     applied: self.core.applied(),
@@ -351,7 +363,7 @@ impl World {
         if position == Lsn::ZERO {
             return Ok(());
         }
-        if self.mutant.is_none() {
+        if matches!(self.mutant, None | Some(Mutant::AcknowledgeApplied)) {
             acknowledgement(&self.origin, position, self.core.applied())?;
         }
         self.acknowledged = self.acknowledged.max(position);
