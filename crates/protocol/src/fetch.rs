@@ -123,14 +123,26 @@ pub enum ColumnKind {
     TimestampTz,
 }
 
-/// A number that two lists of columns share only if they are the same.
-pub fn fingerprint(columns: &[Column]) -> u64 {
+/// A number that two descriptions of rows share only if they are the same: what a change of a row needs to have in common with
+/// the copy it is applied to.
+pub fn fingerprint(columns: &[Column], identity: &[u16], order: &RowOrder) -> u64 {
     let mut hasher = Xxh3::new();
     for column in columns {
         // Names have no NUL.
         hasher.update(column.name.as_bytes());
         hasher.update(&[0, column.kind as u8]);
     }
+    let mut numbers = vec![identity.len() as u16];
+    numbers.extend(identity);
+    match order {
+        RowOrder::Unsorted => numbers.push(0),
+        RowOrder::Hidden => numbers.push(1),
+        RowOrder::By(sorted) => {
+            numbers.push(2);
+            numbers.extend(sorted.iter().flat_map(|(column, comparison)| [*column, *comparison as u16]));
+        }
+    }
+    numbers.iter().for_each(|number| hasher.update(&number.to_le_bytes()));
     hasher.digest()
 }
 

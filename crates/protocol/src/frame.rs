@@ -66,7 +66,7 @@ impl KeyChange {
 pub struct Deltas {
     /// Generation of the definition that decided. A copy of another one can't take these changes.
     pub generation: u64,
-    /// [`fingerprint`](crate::fingerprint) of the columns of the rows. A copy with others can't take these changes.
+    /// [`fingerprint`](crate::fingerprint) of the rows' columns, identity and order. A copy with others can't take these changes.
     pub columns: u64,
     /// The instances, each once.
     pub instances: Vec<InstanceRows>,

@@ -14,7 +14,7 @@ mod rowset;
 mod snapshot;
 
 pub use catalog::{CatalogSnapshot, EdgeName, FunctionId, Mapping, Schedule, ScheduleEntry, ShardDef};
-pub use codec::{DecodeError, Wire, decode, encode};
+pub use codec::{DecodeError, RowsWriter, Wire, decode, encode};
 pub use fetch::{
     Column, ColumnKind, Comparison, FetchFailure, FetchHeader, FetchPart, Row, RowOrder, fingerprint,
 };

@@ -1,8 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use foreshard_protocol::{
-    FetchFailure, FetchHeader, FetchPart, IdError, InstanceId, KeyPart, Row, RowOrder, encode,
-};
+use foreshard_protocol::{FetchFailure, FetchHeader, FetchPart, IdError, InstanceId, KeyPart, Row, encode};
 use pgrx::PgSqlErrorCode;
 
 use super::edge::authorized;
@@ -138,9 +136,9 @@ impl Fetcher<'_> {
             index,
             canonical: canonical.to_string(),
             generation: shard.generation,
-            columns: readable.columns.clone(),
-            identity: Vec::new(),
-            order: RowOrder::Hidden,
+            columns: readable.form.columns.clone(),
+            identity: readable.form.identity.clone(),
+            order: readable.form.order.clone(),
         };
         let statement = readable.statement(&nulls);
         let read = attempt(|| {

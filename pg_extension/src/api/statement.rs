@@ -1,18 +1,18 @@
 //! The SELECT that reads one shard instance.
 
-use foreshard_protocol::Column;
+use foreshard_protocol::RowOrder;
 
 use super::query;
-use crate::catalog::{Dependency, Shard, stored_query};
+use crate::catalog::{Dependency, RowForm, Shard, stored_query};
 use crate::pg::relation::{ColumnShape, Shape, with_partitions};
-use crate::pg::rows::{primary_key, quoted};
+use crate::pg::rows::quoted;
 use crate::pg::scan::View;
 use crate::pg::{Oid, predicate, value};
 
 /// Everything of a shard that its statement needs, as the source table is now.
 pub(super) struct Readable {
-    /// Columns of every row.
-    pub(super) columns: Vec<Column>,
+    /// What its rows look like.
+    pub(super) form: RowForm,
     /// Key columns: name, type below any domain, type modifier.
     pub(super) key: Vec<(String, Oid, i32)>,
     select: String,
@@ -41,32 +41,20 @@ impl Readable {
         if !logged {
             return Err("changes of the source table, or of a partition, are not in the log".into());
         }
-        let present = |attnum: &i16| shape.column(*attnum).ok_or("a column of the shard is gone");
-        let chosen: Vec<&ColumnShape> = match &shard.column_attnums {
-            Some(attnums) => attnums.iter().map(present).collect::<Result<_, _>>()?,
-            None => shape.columns.iter().filter(|column| !column.dropped).collect(),
-        };
-        let key: Vec<&ColumnShape> = shard.key_attnums.iter().map(present).collect::<Result<_, _>>()?;
-        let list: Vec<String> = chosen.iter().map(|column| expression(column)).collect();
+        let form = RowForm::of(shard, &shape)?;
+        let list: Vec<String> = form.chosen.iter().map(expression).collect();
         // Children that were added to an ordinary table later are not followed by the stream, so they are not read either.
         let only = if shape.is_partitioned() { "" } else { "ONLY " };
         Ok(Readable {
-            columns: chosen
-                .iter()
-                .map(|column| Column { name: column.name.clone(), kind: value::kind(column.column_type).0 })
-                .collect(),
-            key: key
+            key: form
+                .key
                 .iter()
                 .map(|column| (column.name.clone(), value::base_type(column.column_type), column.typmod()))
                 .collect(),
             select: format!("SELECT {} FROM {only}{} AS t", list.join(", "), shard.source_name),
             filter: shard.predicate_tree.as_deref().map(|tree| predicate::text(source, tree)),
-            order: primary_key(source)
-                .iter()
-                .filter_map(|attnum| shape.column(*attnum))
-                .filter(|column| !key.iter().any(|part| part.attnum == column.attnum))
-                .map(|column| format!("t.{}", quoted(&column.name)))
-                .collect(),
+            order: form.sorted_by.iter().map(|column| format!("t.{}", quoted(&column.name))).collect(),
+            form,
             query: false,
         })
     }
@@ -76,7 +64,16 @@ impl Readable {
         let tree = stored.tree.ok_or("its query does not fit the tables")?;
         let (columns, select) = query::readable(&tree, dependencies)?;
         let key = shard.key.iter().cloned().zip(stored.types).map(|(name, kind)| (name, kind, -1)).collect();
-        Ok(Readable { columns, key, select, filter: None, order: Vec::new(), query: true })
+        // The query may sort its rows, or not; nothing tells rows of it apart.
+        let form = RowForm {
+            chosen: Vec::new(),
+            columns,
+            key: Vec::new(),
+            identity: Vec::new(),
+            order: RowOrder::Hidden,
+            sorted_by: Vec::new(),
+        };
+        Ok(Readable { form, key, select, filter: None, order: Vec::new(), query: true })
     }
 
     /// Whether every key value is a parameter of the statement, NULL included.

@@ -14,8 +14,10 @@ pub(crate) enum Presence {
     In,
     /// The predicate needs a column that the log does not hold.
     Unknown,
-    /// The predicate raised an error on this row.
-    Failed,
+    /// The predicate raised an ERROR on this row, of this SQLSTATE (an errcodes number).
+    Failed(u32),
+    /// The predicate can't be evaluated on this table.
+    Unusable,
 }
 
 /// A row before or after a change, as one shard sees it.
@@ -45,7 +47,7 @@ pub(crate) fn touch(old: Option<Image>, new: Option<Image>, keyed: bool) -> Opti
             Presence::Out => continue,
             Presence::In => WholeReason::Rows,
             Presence::Unknown => WholeReason::OldImage,
-            Presence::Failed => WholeReason::Evaluation,
+            Presence::Failed(_) | Presence::Unusable => WholeReason::Evaluation,
         };
         match image.key {
             Some(key) if keyed => {
@@ -106,7 +108,7 @@ mod tests {
     #[test]
     fn an_unknown_predicate_with_a_known_key_touches_the_key_only() {
         assert_eq!(touch(image(Unknown, Some("1")), image(Out, Some("1")), true), keys(&["1"]));
-        assert_eq!(touch(image(Failed, Some("1")), None, true), keys(&["1"]));
+        assert_eq!(touch(image(Failed(0), Some("1")), None, true), keys(&["1"]));
     }
 
     #[test]
@@ -114,7 +116,7 @@ mod tests {
         let old_image = Some(Touch::Whole(WholeReason::OldImage));
         assert_eq!(touch(image(Unknown, None), image(In, Some("1")), true), old_image);
         assert_eq!(touch(image(In, None), None, true), old_image);
-        assert_eq!(touch(image(Failed, None), None, true), Some(Touch::Whole(WholeReason::Evaluation)));
+        assert_eq!(touch(image(Failed(0), None), None, true), Some(Touch::Whole(WholeReason::Evaluation)));
     }
 
     #[test]

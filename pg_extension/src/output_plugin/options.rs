@@ -8,6 +8,8 @@ use crate::catalog::fail;
 pub(crate) struct Options {
     /// The edge it follows for.
     pub(crate) edge: String,
+    /// It wants to know what becomes of rows, not only where something changed.
+    pub(crate) deltas: bool,
 }
 
 /// Why the options don't do.
@@ -23,7 +25,7 @@ pub(crate) fn parse(given: &[(String, Option<String>)]) -> Options {
         fail(
             refusal.code,
             refusal.message,
-            &format!("Options of the plugin foreshard: \"edge\" 'NAME', \"protocol\" '{PROTOCOL_VERSION}'."),
+            &format!("Options of the plugin foreshard: \"edge\" 'NAME', \"protocol\" '{PROTOCOL_VERSION}', and \"deltas\" 'on' for changes of rows."),
         )
     })
 }
@@ -31,11 +33,12 @@ pub(crate) fn parse(given: &[(String, Option<String>)]) -> Options {
 fn read(given: &[(String, Option<String>)]) -> Result<Options, Refusal> {
     let refuse =
         |message: String| Err(Refusal { code: PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, message });
-    let (mut edge, mut protocol) = (None, None);
+    let (mut edge, mut protocol, mut deltas) = (None, None, None);
     for (name, value) in given {
         let place = match name.as_str() {
             "edge" => &mut edge,
             "protocol" => &mut protocol,
+            "deltas" => &mut deltas,
             _ => return refuse(format!("unknown option \"{name}\" for output plugin foreshard")),
         };
         let Some(value) = value else { return refuse(format!("option \"{name}\" needs a value")) };
@@ -51,7 +54,12 @@ fn read(given: &[(String, Option<String>)]) -> Result<Options, Refusal> {
             message: format!("protocol \"{protocol}\" is not supported, only {PROTOCOL_VERSION}"),
         });
     }
-    Ok(Options { edge })
+    let deltas = match deltas.as_deref() {
+        None | Some("off") => false,
+        Some("on") => true,
+        Some(other) => return refuse(format!("option \"deltas\" is on or off, not \"{other}\"")),
+    };
+    Ok(Options { edge, deltas })
 }
 
 #[cfg(test)]
@@ -63,9 +71,13 @@ mod tests {
     }
 
     #[test]
-    fn both_options_are_needed_once_and_nothing_else() {
+    fn what_may_be_asked_for() {
         let ok = given(&[("protocol", Some("2")), ("edge", Some("jfk"))]);
-        assert_eq!(read(&ok), Ok(Options { edge: "jfk".into() }));
+        assert_eq!(read(&ok), Ok(Options { edge: "jfk".into(), deltas: false }));
+        for (word, deltas) in [("on", true), ("off", false)] {
+            let asked = given(&[("protocol", Some("2")), ("edge", Some("jfk")), ("deltas", Some(word))]);
+            assert_eq!(read(&asked), Ok(Options { edge: "jfk".into(), deltas }));
+        }
         for wrong in [
             given(&[]),
             given(&[("edge", Some("jfk"))]),
@@ -73,6 +85,7 @@ mod tests {
             given(&[("edge", None), ("protocol", Some("2"))]),
             given(&[("edge", Some("a")), ("edge", Some("b")), ("protocol", Some("2"))]),
             given(&[("edge", Some("a")), ("protocol", Some("1"))]),
+            given(&[("edge", Some("a")), ("protocol", Some("2")), ("deltas", Some("yes"))]),
             given(&[("edge", Some("a")), ("protocol", Some("2")), ("x", Some("1"))]),
         ] {
             assert!(read(&wrong).is_err(), "{wrong:?}");

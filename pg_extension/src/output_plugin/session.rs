@@ -5,8 +5,9 @@ use pgrx::PgSqlErrorCode;
 
 use super::image::touch;
 use super::options::Options;
-use super::sources::{Prepared, Sources};
+use super::sources::{Prepared, Sources, Target};
 use super::touched::Touched;
+use super::watch::{Interest, Noticed, Watch};
 use crate::catalog::{self, Definitions, Tables, fail, schedule};
 use crate::pg::change::RowChange;
 use crate::pg::scan::View;
@@ -31,6 +32,7 @@ pub(crate) struct Commit {
 /// and commits after it must still be told to that shard.
 pub(crate) struct Session {
     edge: String,
+    deltas: bool,
     /// `None` before the first transaction.
     known: Option<Known>,
     touched: Touched,
@@ -130,6 +132,7 @@ impl Session {
     pub(crate) fn new(options: Options) -> Self {
         Session {
             edge: options.edge,
+            deltas: options.deltas,
             known: None,
             touched: Touched::default(),
             schedules: Vec::new(),
@@ -156,6 +159,10 @@ impl Session {
         self.absorb_invalidations();
         let Some(known) = &mut self.known else { return false };
         let table = row.table();
+        if let Some(prepared) = known.sources.at_hand(table) {
+            prepared.evaluate(row, &mut self.touched, self.deltas);
+            return false;
+        }
         if let Some(tables) = &known.tables {
             if tables.defines(table) {
                 self.redefined = true;
@@ -180,18 +187,12 @@ impl Session {
         if !known.sources.concerns(table) {
             return false;
         }
-        let touched = &mut self.touched;
         match known.sources.prepared(table) {
-            Some(Prepared { evaluator, targets }) => row.evaluate(evaluator, |rule, old, new| {
-                let target = &targets[rule];
-                if let Some(touch) = touch(old, new, target.keyed) {
-                    touched.note(&target.shard.name, touch);
-                }
-            }),
+            Some(prepared) => prepared.evaluate(row, &mut self.touched, self.deltas),
             // The row's own table can't be looked at: that must not happen, and must not be missed if it does.
             None => {
                 for shard in known.sources.shards_on(table) {
-                    touched.whole(shard, WholeReason::Evaluation);
+                    self.touched.whole(shard, WholeReason::Evaluation);
                 }
             }
         }
@@ -250,7 +251,7 @@ impl Session {
         let mapped: BTreeSet<&str> = definitions.mapped().map(|shard| shard.name.as_str()).collect();
         events.extend(self.touched.take(|shard| {
             let shard = definitions.shards.get(shard)?;
-            mapped.contains(shard.name.as_str()).then_some(shard.key.as_slice())
+            mapped.contains(shard.name.as_str()).then_some((shard.key.as_slice(), shard.generation))
         }));
         events.extend(self.schedules.drain(..).map(Event::Schedule));
         (!events.is_empty()).then(|| {
@@ -279,6 +280,44 @@ impl Session {
             known.sources.forget(table);
         }
     }
+}
+
+impl Prepared {
+    /// Notes what a row change does to the shards of its table.
+    fn evaluate(&mut self, row: &RowChange<'_>, touched: &mut Touched, deltas: bool) {
+        let mut notes = Notes { targets: &self.targets, touched, deltas };
+        row.evaluate(&mut self.evaluator, &mut notes);
+    }
+}
+
+/// Takes down what the evaluator notices.
+struct Notes<'a> {
+    targets: &'a [Target],
+    touched: &'a mut Touched,
+    deltas: bool,
+}
+
+impl Watch for Notes<'_> {
+    fn interest(&self, rule: usize) -> Interest {
+        let target = &self.targets[rule];
+        let rows = self.deltas && target.form.is_some();
+        if self.touched.is_empty() {
+            return if rows { Interest::Rows } else { Interest::Keys };
+        }
+        self.touched.interest(&target.shard.name, rows)
+    }
+
+    fn noticed(&mut self, rule: usize, noticed: Noticed) {
+        let target = &self.targets[rule];
+        let shard = &target.shard.name;
+        if let (Some(rows), Some(form)) = (noticed.rows, target.form) {
+            self.touched.note_rows(shard, form, rows);
+        } else if let Some(touch) = touch(noticed.old, noticed.new, target.keyed) {
+            self.touched.note(shard, touch);
+        }
+    }
+
+    fn failed(&mut self, _rule: usize, _state: u32) {}
 }
 
 fn altered_shards(sources: &mut Sources, altered: &Altered, everything: bool) -> Vec<String> {

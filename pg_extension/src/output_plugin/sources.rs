@@ -1,13 +1,17 @@
 //! Which tables concern which shards: a shard's source, and every partition below it.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
-use crate::catalog::{Definitions, Dependency, Shard};
+use super::touched;
+use crate::catalog::{Definitions, Dependency, RowForm, Shard};
 use crate::pg::Oid;
 use crate::pg::evaluator::{Evaluator, Wanted};
 use crate::pg::expression::WantedPredicate;
-use crate::pg::relation::{Shape, with_partitions};
+use crate::pg::relation::{ColumnShape, Shape, with_partitions};
+use crate::pg::rights::may_select;
+use crate::pg::rowencoder::WantedRow;
 use crate::pg::typeshape::TypeShape;
 
 /// A table that shards are defined on.
@@ -32,6 +36,8 @@ pub(crate) struct Target {
     pub(crate) shard: Rc<Shard>,
     /// Whether keys are told apart; not for a shard that can't be evaluated.
     pub(crate) keyed: bool,
+    /// In what form its rows are told, if they can be.
+    pub(crate) form: Option<touched::RowForm>,
 }
 
 /// Everything needed for one table's rows.
@@ -41,16 +47,39 @@ pub(crate) struct Prepared {
     pub(crate) targets: Vec<Target>,
 }
 
+/// A map by OID, which is looked at for every row change: OIDs need no protection against chosen collisions.
+type ByOid<T> = HashMap<Oid, T, BuildHasherDefault<OidHasher>>;
+
+#[derive(Default)]
+struct OidHasher(u64);
+
+impl Hasher for OidHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        // Fibonacci hashing: consecutive numbers end up far apart, in the upper bits as well.
+        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0 ^ (self.0 >> 32)
+    }
+}
+
 /// All tables that mapped shards are defined on.
 #[derive(Default)]
 pub(crate) struct Sources {
-    sources: HashMap<Oid, Source>,
+    sources: ByOid<Source>,
     /// The sources that a table's rows belong to.
-    memberships: HashMap<Oid, Vec<Oid>>,
+    memberships: ByOid<Vec<Oid>>,
     /// The sources that have a composite type among their columns, by the relation that stands for the type.
-    types: HashMap<Oid, Vec<Oid>>,
+    types: ByOid<Vec<Oid>>,
     /// Made when a table's first row comes by; `None` where nothing can be prepared.
-    prepared: HashMap<Oid, Option<Prepared>>,
+    prepared: ByOid<Option<Prepared>>,
 }
 
 impl Sources {
@@ -118,6 +147,11 @@ impl Sources {
         self.prepared.get_mut(&table)?.as_mut()
     }
 
+    /// The same, if it has been made before.
+    pub(crate) fn at_hand(&mut self, table: Oid) -> Option<&mut Prepared> {
+        self.prepared.get_mut(&table)?.as_mut()
+    }
+
     fn prepare(&self, table: Oid) -> Option<Prepared> {
         // The shape of now, not of when the transaction began: it may have altered the table before this row.
         let physical = Shape::of(table)?;
@@ -128,27 +162,54 @@ impl Sources {
             let named = if *oid == table { Some(physical.clone()) } else { Shape::of(*oid) };
             for shard in &source.shards {
                 mappings.push(named.as_ref().map(|named| numbers(named, &physical)).unwrap_or_default());
-                shards.push(shard);
+                shards.push((shard, named.clone()));
             }
         }
-        let mut wanted = Vec::new();
-        let mut targets = Vec::new();
-        for ((shard, dependency), mapping) in shards.into_iter().zip(&mappings) {
+        let (mut wanted, mut targets, mut forms) = (Vec::new(), Vec::new(), Vec::new());
+        for (((shard, dependency), named), mapping) in shards.into_iter().zip(&mappings) {
+            let usable = shard.defect.is_none() && !mapping.is_empty();
+            // Rows of a query are not those of a table.
+            let named = named.filter(|_| usable && shard.query.is_none());
             let key: Option<Vec<(i16, Oid)>> = dependency
                 .key_attnums
                 .iter()
                 .map(|attnum| physical_column(&physical, mapping, *attnum))
                 .collect();
-            let usable = shard.defect.is_none() && !mapping.is_empty();
             let (key, predicate) = match (key, &dependency.predicate_tree) {
                 (Some(key), None) if usable => (key, WantedPredicate::None),
                 (Some(key), Some(tree)) if usable => (key, WantedPredicate::Tree(tree)),
                 _ => (Vec::new(), WantedPredicate::Unusable),
             };
-            targets.push(Target { shard: Rc::clone(shard), keyed: !key.is_empty() });
-            wanted.push(Wanted { key, predicate, mapping });
+            let form = named.as_ref().and_then(|named| RowForm::of(shard, named).ok());
+            let number = |column: &ColumnShape| physical_column(&physical, mapping, column.attnum);
+            let shown = form.as_ref().map(|form| form.chosen.iter().chain(&form.sorted_by).map(number));
+            let shown: Option<Vec<(i16, Oid)>> = shown.and_then(Iterator::collect);
+            let told =
+                form.as_ref().zip(named.as_ref()).filter(|(form, named)| may_be_told(shard, form, named));
+            let row = told.and_then(|(form, _)| {
+                let columns = form.chosen.iter().map(number).collect::<Option<_>>()?;
+                Some(WantedRow { columns, identity: form.identity.clone() })
+            });
+            forms.push(
+                form.as_ref().map(|form| touched::RowForm {
+                    generation: shard.generation,
+                    columns: form.fingerprint(),
+                }),
+            );
+            targets.push(Target { shard: Rc::clone(shard), keyed: !key.is_empty(), form: None });
+            wanted.push(Wanted {
+                key,
+                predicate,
+                mapping,
+                shown: shown.map(|shown| shown.into_iter().map(|(attnum, _)| attnum).collect()),
+                row,
+            });
         }
-        Some(Prepared { evaluator: Evaluator::new(table, &wanted)?, targets })
+        let evaluator = Evaluator::new(table, &wanted)?;
+        for (rule, form) in forms.into_iter().enumerate() {
+            targets[rule].form = form.filter(|_| evaluator.writes_rows(rule));
+        }
+        Some(Prepared { evaluator, targets })
     }
 
     /// Forgets what was prepared for a table, and for partitions of it.
@@ -230,6 +291,16 @@ fn numbers(named: &Shape, physical: &Shape) -> Vec<i16> {
             same.map_or(0, |same| same.attnum)
         })
         .collect()
+}
+
+/// Whether the stream may carry rows of the shard: what `fetch` would refuse to read now does not travel this way either.
+fn may_be_told(shard: &Shard, form: &RowForm, named: &Shape) -> bool {
+    let read = form.chosen.iter().chain(&form.key).chain(&form.sorted_by).map(|column| column.attnum);
+    !form.identity.is_empty()
+        && !named.row_security()
+        && named.is_logged()
+        && !form.chosen.iter().any(ColumnShape::is_virtual)
+        && may_select(Oid::from(shard.owner), named.oid, read)
 }
 
 fn physical_column(physical: &Shape, mapping: &[i16], attnum: i16) -> Option<(i16, Oid)> {

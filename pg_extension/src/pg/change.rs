@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 use super::Oid;
 use super::evaluator::{Evaluator, Tuples};
 use super::scan::{Row, with_row};
-use crate::output_plugin::image::Image;
+use crate::output_plugin::watch::Watch;
 
 /// An INSERT, UPDATE or DELETE of one row.
 pub(crate) struct RowChange<'a> {
@@ -44,15 +44,11 @@ impl RowChange<'_> {
         unsafe { (*self.relation).rd_id }
     }
 
-    /// Calls `each` for every rule of `evaluator`, which must be this table's.
-    pub(crate) fn evaluate(
-        &self,
-        evaluator: &mut Evaluator,
-        each: impl FnMut(usize, Option<Image>, Option<Image>),
-    ) {
+    /// Tells `watch` of every rule of `evaluator`, which must be this table's, that the change may concern.
+    pub(crate) fn evaluate(&self, evaluator: &mut Evaluator, watch: &mut impl Watch) {
         assert_eq!(evaluator.table(), self.table(), "an evaluator reads rows of its own table");
         // SAFETY: same table, and the evaluator is rebuilt after every change of the table's shape.
-        unsafe { evaluator.evaluate(&self.tuples, each) }
+        unsafe { evaluator.evaluate(&self.tuples, watch) }
     }
 
     /// Calls `each` with the new row, if there is one.

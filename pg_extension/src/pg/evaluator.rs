@@ -1,14 +1,22 @@
-//! Predicates and keys of shards, evaluated on the rows of one physical table while decoding.
+//! Predicates, keys and rows of shards, evaluated on the rows of one physical table while decoding.
+//!
+//! This runs for every row change of a table with shards, so a row that concerns none of them must cost next to nothing: only the
+//! columns that decide are taken apart, the shards that can't be concerned are ruled out by hash, and nothing is allocated before a
+//! shard is hit.
 
 use pgrx::pg_sys;
 
 use super::Oid;
 use super::context::{Context, Switched};
-use super::expression::{Predicate, WantedPredicate, holds, prepare};
+use super::equality::EqualityIndex;
+use super::expression::{Predicate, WantedPredicate, prepare};
 use super::relation::Opened;
-use super::subtransaction::caught;
-use super::value::Encoder;
+use super::rowencoder::{RowEncoder, WantedRow};
+use super::rule::{Identity, Rule, identity};
+use super::side::{Known, Side};
+use crate::output_plugin::delta::delta;
 use crate::output_plugin::image::{Image, Presence};
+use crate::output_plugin::watch::{Interest, Noticed, Watch};
 
 /// One shard as the evaluator needs it: columns by their number in the physical table, which for a partition may differ from
 /// those of the table that the shard names.
@@ -19,6 +27,10 @@ pub(crate) struct Wanted<'a> {
     pub(crate) predicate: WantedPredicate<'a>,
     /// Physical number of each column of the named table by its number − 1; 0 where there is none.
     pub(crate) mapping: &'a [i16],
+    /// The columns that copies show or are sorted by, if that can be told.
+    pub(crate) shown: Option<Vec<i16>>,
+    /// How its rows are written, if changes of rows can be told.
+    pub(crate) row: Option<WantedRow>,
 }
 
 /// Evaluates all shards of one table.
@@ -28,32 +40,22 @@ pub(crate) struct Evaluator {
     new: *mut pg_sys::TupleTableSlot,
     expressions: *mut pg_sys::ExprContext,
     rules: Vec<Rule>,
-    /// Columns that some rule reads, ascending.
+    /// Rules that no index can rule out.
+    always: Vec<usize>,
+    index: EqualityIndex,
+    /// Highest column that a predicate or key reads.
+    last: i16,
+    /// Columns that anything reads, ascending.
     needed: Vec<i16>,
     identity: Identity,
+    absent: Vec<i16>,
+    candidates: Vec<usize>,
+    /// When each rule was last made a candidate.
+    stamps: Vec<u64>,
+    stamp: u64,
     scratch: Context,
     /// Owns slots and expressions.
     _memory: Context,
-}
-
-struct Rule {
-    key: Vec<(i16, Encoder)>,
-    predicate: Predicate,
-}
-
-/// Which columns of a row before an UPDATE or DELETE are in the log.
-enum Identity {
-    All,
-    Columns(Vec<i16>),
-}
-
-impl Identity {
-    fn holds(&self, attnum: i16) -> bool {
-        match self {
-            Identity::All => true,
-            Identity::Columns(columns) => columns.contains(&attnum),
-        }
-    }
 }
 
 /// A decoded row change.
@@ -64,13 +66,21 @@ pub(super) struct Tuples {
     pub(super) delete: bool,
 }
 
+/// What is known of the row before the change.
+enum Before<'a> {
+    /// There was none.
+    Absent,
+    /// Nothing is.
+    Nothing,
+    Row(Side<'a>),
+}
+
 impl Evaluator {
     /// Prepares all shards of a table; `None` if it is gone. An expression that can't be prepared counts as "may be in the shard".
     pub(crate) fn new(table: Oid, wanted: &[Wanted<'_>]) -> Option<Self> {
         let relation = Opened::unlocked(table)?;
         let memory = Context::new(c"foreshard relation");
         let scratch = Context::new(c"foreshard change");
-        let mut needed: Vec<i16> = Vec::new();
         // SAFETY: the descriptor is copied, with its defaults for columns added later, into memory that this value owns; so are
         // slots and expressions.
         let (old, new, expressions) = memory.run(|| unsafe {
@@ -82,34 +92,52 @@ impl Evaluator {
             )
         });
         // SAFETY: the relation is open.
-        let types: Vec<Oid> = unsafe { pgrx::PgTupleDesc::from_pg_unchecked((*relation.0).rd_att) }
-            .iter()
-            .map(|column| column.atttypid)
-            .collect();
-        let rules = memory.run(|| {
-            wanted
-                .iter()
-                .map(|shard| Rule {
-                    key: shard.key.iter().map(|(attnum, kind)| (*attnum, Encoder::key(*kind))).collect(),
-                    predicate: match shard.predicate {
-                        WantedPredicate::None => Predicate::None,
-                        WantedPredicate::Tree(tree) => prepare(tree, shard.mapping, &types),
-                        WantedPredicate::Unusable => Predicate::Broken,
-                    },
-                })
-                .collect::<Vec<_>>()
-        });
-        for rule in &rules {
-            needed.extend(rule.key.iter().map(|(attnum, _)| *attnum));
-            if let Predicate::Expression { attnums, .. } = &rule.predicate {
-                needed.extend(attnums);
+        let (types, identity): (Vec<Oid>, _) = unsafe {
+            let columns = pgrx::PgTupleDesc::from_pg_unchecked((*relation.0).rd_att);
+            (columns.iter().map(|column| column.atttypid).collect(), identity(relation.0))
+        };
+        let (mut always, mut index, mut rules) = (Vec::new(), EqualityIndex::default(), Vec::new());
+        let (mut last, mut needed) = (0, Vec::new());
+        memory.run(|| {
+            for (number, shard) in wanted.iter().enumerate() {
+                let mut predicate = match shard.predicate {
+                    WantedPredicate::None => Predicate::None,
+                    WantedPredicate::Tree(tree) => prepare(tree, shard.mapping, &types),
+                    WantedPredicate::Unusable => Predicate::Broken,
+                };
+                match predicate.take_demand() {
+                    Some(demand) => index.add(number, demand),
+                    None => always.push(number),
+                }
+                let row = shard.row.as_ref().and_then(RowEncoder::new);
+                let rule = Rule::new(&shard.key, predicate, shard.shown.clone(), row, &identity);
+                last = rule.decisive.iter().copied().fold(last, i16::max);
+                needed.extend(rule.decisive.iter().chain(rule.shown.iter().flatten()).copied());
+                needed.extend(rule.row.iter().flat_map(RowEncoder::attnums));
+                rules.push(rule);
             }
-        }
+        });
         needed.sort_unstable();
         needed.dedup();
-        // SAFETY: the relation is open.
-        let identity = unsafe { identity(relation.0) };
-        Some(Evaluator { table, old, new, expressions, rules, needed, identity, scratch, _memory: memory })
+        let stamps = vec![0; rules.len()];
+        Some(Evaluator {
+            table,
+            old,
+            new,
+            expressions,
+            rules,
+            always,
+            index,
+            last,
+            needed,
+            identity,
+            absent: Vec::new(),
+            candidates: Vec::new(),
+            stamps,
+            stamp: 0,
+            scratch,
+            _memory: memory,
+        })
     }
 
     /// The table whose rows it reads.
@@ -117,183 +145,189 @@ impl Evaluator {
         self.table
     }
 
-    /// Calls `each` with the number of every rule and the row before and after, as that rule's shard sees it.
+    /// Whether the rows of a rule's shard can be written.
+    pub(crate) fn writes_rows(&self, rule: usize) -> bool {
+        self.rules.get(rule).is_some_and(|rule| rule.row.is_some())
+    }
+
+    /// Tells `watch` of every rule whose shard the change may concern.
     ///
     /// # Safety
     /// The tuples are rows of this evaluator's table in its present shape, or NULL.
-    pub(super) unsafe fn evaluate(
-        &mut self,
-        tuples: &Tuples,
-        mut each: impl FnMut(usize, Option<Image>, Option<Image>),
-    ) {
-        // SAFETY: slots and tuples agree by contract. The current memory context is one that is reset below.
+    pub(super) unsafe fn evaluate(&mut self, tuples: &Tuples, watch: &mut impl Watch) {
+        // SAFETY: slots and tuples agree by contract, and tuples are not looked at after this call. The current memory context is
+        // one that is reset below.
         unsafe {
             let back = Switched::to(self.scratch.raw());
-            let last = self.needed.last().copied().unwrap_or(0);
-            let has_old = fill(self.old, tuples.old, last);
-            let has_new = fill(self.new, tuples.new, last);
-            let absent = if has_new { self.complete(has_old) } else { Vec::new() };
-            let Evaluator { old, new, expressions, rules, identity, .. } = self;
-            for (number, rule) in rules.iter_mut().enumerate() {
-                let after =
-                    has_new.then(|| rule.image(*new, *expressions, |attnum| !absent.contains(&attnum)));
-                let before = if has_old {
-                    Some(rule.image(*old, *expressions, |attnum| identity.holds(attnum)))
-                } else if tuples.update && has_new {
-                    // No old row in the log says that the identity's columns did not change.
-                    let known = |attnum| identity.holds(attnum) && !absent.contains(&attnum);
-                    Some(rule.image(*new, *expressions, known))
-                } else if tuples.delete || tuples.update {
-                    Some(rule.unknown())
-                } else {
-                    None
-                };
-                each(number, before, after);
+            let new = Side::fill(self.new, tuples.new, self.last);
+            let old = Side::fill(self.old, tuples.old, self.last);
+            self.absent.clear();
+            if new && has_left_out(tuples.new) {
+                self.complete(old);
             }
-            clear(*old);
-            clear(*new);
-            pg_sys::MemoryContextReset((**expressions).ecxt_per_tuple_memory);
+            let used = self.evaluate_sides(new, old, tuples, watch);
             drop(back);
+            if used {
+                pg_sys::MemoryContextReset((*self.expressions).ecxt_per_tuple_memory);
+                self.scratch.reset();
+            }
         }
-        self.scratch.reset();
+    }
+
+    /// True if memory of PostgreSQL was used.
+    ///
+    /// # Safety
+    /// The slots are filled where `new` and `old` say so.
+    unsafe fn evaluate_sides(
+        &mut self,
+        new: bool,
+        old: bool,
+        tuples: &Tuples,
+        watch: &mut impl Watch,
+    ) -> bool {
+        let Evaluator { index, always, candidates, stamps, stamp, rules, absent, identity, .. } = self;
+        let after = new.then(|| Side::new(self.new, self.expressions, Known::All { absent }));
+        let before = if old {
+            Before::Row(Side::new(self.old, self.expressions, Known::Identity { identity, absent: &[] }))
+        } else if tuples.update && new {
+            // No old row in the log says that the identity's columns did not change.
+            Before::Row(Side::new(self.new, self.expressions, Known::Identity { identity, absent }))
+        } else if tuples.update || tuples.delete {
+            Before::Nothing
+        } else {
+            Before::Absent
+        };
+        *stamp += 1;
+        candidates.clear();
+        candidates.extend_from_slice(always);
+        for column in index.columns() {
+            let mut add = |rules: &[usize]| {
+                for rule in rules {
+                    if stamps[*rule] != *stamp {
+                        stamps[*rule] = *stamp;
+                        candidates.push(*rule);
+                    }
+                }
+            };
+            // SAFETY: the column is among the decisive ones, up to which the slots were filled.
+            unsafe {
+                if let Some(after) = &after {
+                    after.matching(column, &mut add);
+                }
+                match &before {
+                    Before::Absent => {}
+                    Before::Nothing => add(&column.rules),
+                    // The very row that was just looked up.
+                    Before::Row(before) if !old && absent.is_empty() && before.knows(column.attnum) => {}
+                    Before::Row(before) => before.matching(column, &mut add),
+                }
+            }
+        }
+        let used = !candidates.is_empty();
+        for number in &*candidates {
+            let rule = &mut rules[*number];
+            let interest = watch.interest(*number);
+            if interest == Interest::None {
+                continue;
+            }
+            // SAFETY: as above; rows are filled further where needed.
+            unsafe {
+                let new_presence = after.as_ref().map(|side| rule.presence(side));
+                let old_presence = match &before {
+                    Before::Absent => None,
+                    Before::Nothing => Some(rule.presence_of_nothing()),
+                    Before::Row(_) if !old && rule.settled && absent.is_empty() => new_presence,
+                    Before::Row(side) => Some(rule.presence(side)),
+                };
+                for presence in [old_presence, new_presence].into_iter().flatten() {
+                    if let Presence::Failed(state) = presence {
+                        watch.failed(*number, state);
+                    }
+                }
+                let out =
+                    |presence: &Option<Presence>| presence.is_none_or(|presence| presence == Presence::Out);
+                if out(&old_presence) && out(&new_presence) {
+                    continue;
+                }
+                if let (Before::Row(before), Some(after), true) = (&before, &after, old)
+                    && (old_presence, new_presence) == (Some(Presence::In), Some(Presence::In))
+                    && rule.shows_no_difference(before, after)
+                {
+                    continue;
+                }
+                let image = |rule: &mut Rule, presence: Option<Presence>, side: Option<&Side<'_>>| {
+                    presence.map(|presence| Image { presence, key: rule.key(presence, side) })
+                };
+                let before = match &before {
+                    Before::Row(side) => Some(side),
+                    Before::Absent | Before::Nothing => None,
+                };
+                let old = image(rule, old_presence, before);
+                let new = image(rule, new_presence, after.as_ref());
+                let rows = match &mut rule.row {
+                    Some(encoder) if interest == Interest::Rows => delta(
+                        old.as_ref(),
+                        new.as_ref(),
+                        &mut super::side::Writer { encoder, before, after: after.as_ref() },
+                    ),
+                    _ => None,
+                };
+                watch.noticed(*number, Noticed { old, new, rows });
+            }
+        }
+        used
     }
 
     /// Values too large for the row are left out of the log where they did not change. Takes them from the old row if it has
-    /// them; gives the columns that stay unknown.
-    unsafe fn complete(&mut self, has_old: bool) -> Vec<i16> {
-        let mut absent = Vec::new();
-        for attnum in &self.needed {
-            let at = *attnum as usize - 1;
-            // SAFETY: both slots were filled up to the last needed column.
-            unsafe {
+    /// them; notes the columns that stay unknown.
+    ///
+    /// # Safety
+    /// The slot of the new row is filled, and that of the old one if `has_old`.
+    unsafe fn complete(&mut self, has_old: bool) {
+        // SAFETY: both slots are filled up to the last column that is looked at.
+        unsafe {
+            let last = self.needed.last().copied().unwrap_or(0);
+            super::side::deform(self.new, last);
+            if has_old {
+                super::side::deform(self.old, last);
+            }
+            for attnum in &self.needed {
+                let at = *attnum as usize - 1;
                 let (new, old) = (&*self.new, &*self.old);
-                if *new.tts_isnull.add(at) || !self.is_left_out(self.new, at) {
+                if *new.tts_isnull.add(at) || !is_left_out(self.new, at) {
                     continue;
                 }
                 let known = has_old
                     && self.identity.holds(*attnum)
                     && !*old.tts_isnull.add(at)
-                    && !self.is_left_out(self.old, at);
+                    && !is_left_out(self.old, at);
                 if known {
                     *new.tts_values.add(at) = *old.tts_values.add(at);
                 } else {
-                    absent.push(*attnum);
+                    self.absent.push(*attnum);
                 }
             }
         }
-        absent
-    }
-
-    /// Whether a value is only a pointer into the TOAST table, which can't be followed while decoding.
-    unsafe fn is_left_out(&self, slot: *mut pg_sys::TupleTableSlot, at: usize) -> bool {
-        // SAFETY: the value is not NULL; a variable-length one points to at least the two bytes that are read of an external one.
-        unsafe {
-            let descriptor = pgrx::PgTupleDesc::from_pg_unchecked((*slot).tts_tupleDescriptor);
-            let Some(column) = descriptor.get(at) else { return false };
-            if column.attlen != -1 {
-                return false;
-            }
-            let value: *const u8 = (*(*slot).tts_values.add(at)).cast_mut_ptr();
-            const EXTERNAL: u8 = if cfg!(target_endian = "little") { 0x01 } else { 0x80 };
-            *value == EXTERNAL && u32::from(*value.add(1)) == pg_sys::vartag_external::VARTAG_ONDISK
-        }
     }
 }
 
-impl Rule {
-    unsafe fn image(
-        &mut self,
-        slot: *mut pg_sys::TupleTableSlot,
-        expressions: *mut pg_sys::ExprContext,
-        known: impl Fn(i16) -> bool,
-    ) -> Image {
-        let presence = match &self.predicate {
-            Predicate::None => Presence::In,
-            Predicate::Broken => Presence::Failed,
-            Predicate::Expression { attnums, .. } if !attnums.iter().all(|attnum| known(*attnum)) => {
-                Presence::Unknown
-            }
-            // SAFETY: the slot is filled with every column that the expression reads.
-            Predicate::Expression { state, infallible, .. } => unsafe {
-                (*expressions).ecxt_scantuple = slot;
-                let (state, infallible) = (*state, *infallible);
-                let held = if infallible {
-                    Ok(holds(state, expressions))
-                } else {
-                    caught(|| holds(state, expressions))
-                };
-                match held {
-                    Ok(true) => Presence::In,
-                    Ok(false) => Presence::Out,
-                    Err(_) => Presence::Failed,
-                }
-            },
-        };
-        let key = if presence == Presence::Out || !self.key.iter().all(|(attnum, _)| known(*attnum)) {
-            None
-        } else {
-            // SAFETY: the slot is filled with every key column, and each encoder is of its column's type.
-            let value = |(attnum, encoder): &mut (i16, Encoder)| unsafe {
-                let at = *attnum as usize - 1;
-                let null = *(*slot).tts_isnull.add(at);
-                (!null).then(|| encoder.text(*(*slot).tts_values.add(at)))
-            };
-            Some(self.key.iter_mut().map(value).collect())
-        };
-        Image { presence, key }
-    }
-
-    /// A row of which the log holds nothing.
-    fn unknown(&self) -> Image {
-        let presence = match self.predicate {
-            Predicate::None => Presence::In,
-            _ => Presence::Unknown,
-        };
-        Image { presence, key: self.key.is_empty().then(Vec::new) }
-    }
+/// Whether a tuple may hold values that are only pointers into the TOAST table.
+unsafe fn has_left_out(tuple: pg_sys::HeapTuple) -> bool {
+    // SAFETY: a tuple has a header.
+    unsafe { u32::from((*(*tuple).t_data).t_infomask) & pg_sys::HEAP_HASEXTERNAL != 0 }
 }
 
-/// Puts a tuple into a slot with its first `columns` taken apart; false if there is none.
-unsafe fn fill(slot: *mut pg_sys::TupleTableSlot, tuple: pg_sys::HeapTuple, columns: i16) -> bool {
-    if tuple.is_null() {
-        return false;
-    }
-    // SAFETY: the slot does not free the tuple; it is cleared before the tuple goes away.
+/// Whether a value is only a pointer into the TOAST table, which can't be followed while decoding.
+unsafe fn is_left_out(slot: *mut pg_sys::TupleTableSlot, at: usize) -> bool {
+    // SAFETY: the value is not NULL; a variable-length one points to at least the two bytes that are read of an external one.
     unsafe {
-        pg_sys::ExecStoreHeapTuple(tuple, slot, false);
-        if columns > 0 {
-            pg_sys::slot_getsomeattrs_int(slot, i32::from(columns));
+        let descriptor = pgrx::PgTupleDesc::from_pg_unchecked((*slot).tts_tupleDescriptor);
+        let Some(column) = descriptor.get(at) else { return false };
+        if column.attlen != -1 {
+            return false;
         }
-    }
-    true
-}
-
-/// # Safety
-/// `relation` is open.
-unsafe fn identity(relation: pg_sys::Relation) -> Identity {
-    // SAFETY: by contract. The set is allocated in the current memory context and read at once; column numbers in it are shifted
-    // so that system columns fit.
-    unsafe {
-        match (*(*relation).rd_rel).relreplident as u8 {
-            pg_sys::REPLICA_IDENTITY_FULL => Identity::All,
-            pg_sys::REPLICA_IDENTITY_NOTHING => Identity::Columns(Vec::new()),
-            _ => {
-                let set = pg_sys::RelationGetIdentityKeyBitmap(relation);
-                let columns = pgrx::PgTupleDesc::from_pg_unchecked((*relation).rd_att).len() as i16;
-                let shift = -pg_sys::FirstLowInvalidHeapAttributeNumber;
-                let member = |attnum: &i16| pg_sys::bms_is_member(i32::from(*attnum) + shift, set);
-                Identity::Columns((1..=columns).filter(member).collect())
-            }
-        }
-    }
-}
-
-/// What `ExecClearTuple` does, an inline function in PostgreSQL's headers.
-unsafe fn clear(slot: *mut pg_sys::TupleTableSlot) {
-    // SAFETY: a slot with the operations of its kind, called through a guarded pointer.
-    unsafe {
-        if let Some(clear) = (*(*slot).tts_ops).clear {
-            pg_sys::ffi::pg_guard_ffi_boundary(|| clear(slot));
-        }
+        let value: *const u8 = (*(*slot).tts_values.add(at)).cast_mut_ptr();
+        const EXTERNAL: u8 = if cfg!(target_endian = "little") { 0x01 } else { 0x80 };
+        *value == EXTERNAL && u32::from(*value.add(1)) == pg_sys::vartag_external::VARTAG_ONDISK
     }
 }

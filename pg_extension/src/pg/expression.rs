@@ -6,6 +6,7 @@ use pgrx::pg_guard;
 use pgrx::pg_sys::{self, NodeTag};
 
 use super::context::Switched;
+use super::equality::{Demand, demand};
 use super::subtransaction::caught;
 use super::{Oid, ffi};
 
@@ -25,11 +26,23 @@ pub(super) enum Predicate {
     Expression {
         state: *mut pg_sys::ExprState,
         attnums: Vec<i16>,
+        /// What it demands of one column, for the index.
+        demand: Option<Demand>,
         /// No function in it can raise an error, whatever the row holds.
         infallible: bool,
     },
     /// Could not be prepared: every row may be in the shard.
     Broken,
+}
+
+impl Predicate {
+    /// What it demands of one column; asked once.
+    pub(super) fn take_demand(&mut self) -> Option<Demand> {
+        match self {
+            Predicate::Expression { demand, .. } => demand.take(),
+            Predicate::None | Predicate::Broken => None,
+        }
+    }
 }
 
 /// Makes a stored tree executable on this table's rows, whose columns have these types.
@@ -48,22 +61,24 @@ pub(super) fn prepare(tree: &str, mapping: &[i16], types: &[Oid]) -> Predicate {
             let node =
                 pg_sys::map_variable_attnos(node, 1, 0, &raw const map, Oid::INVALID, &raw mut whole_row);
             let planned = pg_sys::expression_planner(node.cast());
+            let demand = demand(planned.cast());
             let mut look = Look { columns: Vec::new(), infallible: true };
             look_at(planned.cast(), (&raw mut look).cast());
             let state = pg_sys::ExecInitExpr(planned, std::ptr::null_mut());
             assert!(!state.is_null(), "a stored predicate is an expression");
-            (state, look)
+            (state, look, demand)
         })
     };
     match prepared {
         // A column that has another type than when the shard was defined can't be read by this expression any more.
-        Ok((_, look))
+        Ok((_, look, _))
             if look.columns.iter().any(|(attnum, kind)| types.get(*attnum as usize - 1) != Some(kind)) =>
         {
             Predicate::Broken
         }
-        Ok((state, look)) => Predicate::Expression {
+        Ok((state, look, demand)) => Predicate::Expression {
             state,
+            demand,
             attnums: look.columns.into_iter().map(|(attnum, _)| attnum).collect(),
             infallible: look.infallible,
         },
@@ -133,15 +148,28 @@ unsafe extern "C-unwind" fn may_fail(function: Oid, _context: *mut std::ffi::c_v
 /// NULL counts as false, as in WHERE.
 ///
 /// # Safety
-/// `state` was prepared here and is alive; the slot of `expressions` is filled with every column that it reads.
+/// As for `value`, of an expression that gives a boolean.
 pub(super) unsafe fn holds(state: *mut pg_sys::ExprState, expressions: *mut pg_sys::ExprContext) -> bool {
-    // SAFETY: the expression was prepared for this context; the call through its function pointer is guarded as pgrx guards
-    // named functions, and the frames below hold nothing to drop.
+    // SAFETY: by contract.
+    unsafe { value(state, expressions) }.is_some_and(|value| value.value() as u8 != 0)
+}
+
+/// What the expression gives, `None` for NULL; in the per-tuple memory of `expressions`.
+///
+/// # Safety
+/// `state` is alive and was prepared for rows of the table whose slot `expressions` has; the slot is filled with every column that the
+/// expression reads.
+pub(super) unsafe fn value(
+    state: *mut pg_sys::ExprState,
+    expressions: *mut pg_sys::ExprContext,
+) -> Option<pg_sys::Datum> {
+    // SAFETY: the call through the function pointer is guarded as pgrx guards named functions, and the frames below hold nothing
+    // to drop.
     unsafe {
-        let Some(evaluate) = (*state).evalfunc else { return true };
+        let evaluate = (*state).evalfunc?;
         let _back = Switched::to((*expressions).ecxt_per_tuple_memory);
         let mut null = false;
         let result = pg_sys::ffi::pg_guard_ffi_boundary(|| evaluate(state, expressions, &raw mut null));
-        !null && result.value() as u8 != 0
+        (!null).then_some(result)
     }
 }

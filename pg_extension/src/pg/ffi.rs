@@ -28,6 +28,14 @@ mod raw {
             #[cfg(not(any(feature = "pg15", feature = "pg16")))] flush: bool,
         ) -> pg_sys::XLogRecPtr;
 
+        // executor/tuptable.h
+        pub(super) fn ExecStoreHeapTuple(
+            tuple: pg_sys::HeapTuple,
+            slot: *mut pg_sys::TupleTableSlot,
+            should_free: bool,
+        ) -> *mut pg_sys::TupleTableSlot;
+        pub(super) fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, attnum: c_int);
+
         // nodes/nodeFuncs.h; a macro over the _impl function since 16
         #[cfg_attr(not(feature = "pg15"), link_name = "expression_tree_walker_impl")]
         pub(super) fn expression_tree_walker(
@@ -119,4 +127,22 @@ pub(super) unsafe fn query_tree_walker(
 ) -> bool {
     // SAFETY: by contract.
     unsafe { pg_guard_ffi_boundary(|| raw::query_tree_walker(query, Some(walker), context, 0)) }
+}
+
+/// Puts a tuple into a slot that does not free it, and takes its first columns apart.
+///
+/// # Safety
+/// The tuple is of the slot's kind. To be called inside a guard, with nothing to drop in the frames below it.
+pub(super) unsafe fn store_and_deform(
+    slot: *mut pg_sys::TupleTableSlot,
+    tuple: pg_sys::HeapTuple,
+    columns: c_int,
+) {
+    // SAFETY: by contract.
+    unsafe {
+        raw::ExecStoreHeapTuple(tuple, slot, false);
+        if columns > 0 {
+            raw::slot_getsomeattrs_int(slot, columns);
+        }
+    }
 }

@@ -38,6 +38,17 @@ pub(crate) fn listen() {
                     Some(note_enum),
                     nothing,
                 );
+                for cache in [
+                    pg_sys::SysCacheIdentifier::AUTHMEMROLEMEM,
+                    pg_sys::SysCacheIdentifier::AUTHOID,
+                    pg_sys::SysCacheIdentifier::NAMESPACEOID,
+                ] {
+                    pg_sys::CacheRegisterSyscacheCallback(
+                        cache as std::ffi::c_int,
+                        Some(note_rights),
+                        nothing,
+                    );
+                }
             }
             *registered = true;
         }
@@ -67,5 +78,11 @@ unsafe extern "C-unwind" fn note(_argument: pg_sys::Datum, relation: Oid) {
 /// A label of some enum was added or renamed: rows that hold it have another text now. Rare enough to look at everything.
 #[pg_guard]
 unsafe extern "C-unwind" fn note_enum(_argument: pg_sys::Datum, _cache: std::ffi::c_int, _hash: u32) {
+    PENDING.with_borrow_mut(|pending| pending.all = true);
+}
+
+/// A role gained or lost another one, or a schema was granted: what may be read of tables may be another thing now.
+#[pg_guard]
+unsafe extern "C-unwind" fn note_rights(_argument: pg_sys::Datum, _cache: std::ffi::c_int, _hash: u32) {
     PENDING.with_borrow_mut(|pending| pending.all = true);
 }

@@ -8,6 +8,8 @@
 
 pub(crate) mod change;
 pub(crate) mod context;
+mod datum;
+mod equality;
 pub(crate) mod evaluator;
 pub(crate) mod expression;
 mod ffi;
@@ -19,10 +21,16 @@ mod plugin;
 pub(crate) mod predicate;
 pub(crate) mod query;
 pub(crate) mod relation;
+pub(crate) mod rights;
+pub(crate) mod rowencoder;
+pub(crate) mod rowkey;
 pub(crate) mod rows;
+mod rule;
 pub(crate) mod scan;
 pub(crate) mod server;
+mod settings;
 pub(crate) mod settled;
+mod side;
 mod subtransaction;
 pub(crate) mod trampoline;
 pub(crate) mod typeshape;

@@ -8,7 +8,7 @@ use pgrx::{PgMemoryContexts, pg_sys};
 
 use super::change::RowChange;
 use super::context::{Context, Switched};
-use super::{Oid, invalidation, log};
+use super::{Oid, invalidation, log, settings};
 use crate::catalog::POSTGRES_EPOCH;
 use crate::output_plugin::{Commit, Session, options};
 
@@ -115,6 +115,7 @@ unsafe extern "C-unwind" fn begin(
     // SAFETY: a callback of the server; see `decoding`.
     let Some(decoding) = (unsafe { decoding(ctx) }) else { return };
     let Decoding { session, scratch, .. } = decoding;
+    settings::forget();
     scratch.run(|| session.begin());
     scratch.reset();
 }
@@ -164,6 +165,7 @@ unsafe extern "C-unwind" fn commit(
     unsafe {
         let Some(decoding) = decoding(ctx) else { return };
         let Decoding { session, scratch, changes } = decoding;
+        settings::release();
         let commit = Commit {
             xid: log::widen((*txn).xid),
             commit_lsn: Lsn(commit_lsn),

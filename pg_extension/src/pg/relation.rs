@@ -44,11 +44,17 @@ pub(crate) struct ColumnShape {
     pub(crate) name: String,
     pub(crate) column_type: Oid,
     typmod: i32,
+    pub(crate) collation: Oid,
     pub(crate) dropped: bool,
     generated: u8,
 }
 
 impl ColumnShape {
+    /// Whether its values are computed when they are read: then no row in the log has them.
+    pub(crate) fn is_virtual(&self) -> bool {
+        self.generated == b'v'
+    }
+
     /// The type modifier, as the length of char(n); −1 for none.
     pub(crate) fn typmod(&self) -> i32 {
         self.typmod
@@ -69,6 +75,7 @@ impl Shape {
                     name: text_of(column.attname.data.as_ptr()),
                     column_type: column.atttypid,
                     typmod: column.atttypmod,
+                    collation: column.attcollation,
                     dropped: column.attisdropped,
                     generated: column.attgenerated as u8,
                 });

@@ -2,11 +2,13 @@
 
 use std::ffi::CStr;
 
-use foreshard_protocol::ColumnKind;
+use foreshard_protocol::{ColumnKind, Comparison};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::Oid;
+use super::equality::text_bytes;
+use super::relation::Shape;
 use crate::datetime::{self, Style};
 
 /// How values of one type are written.
@@ -27,6 +29,8 @@ enum Form {
         zone: bool,
         style: Style,
     },
+    /// Whose bytes are its text.
+    Text,
     /// By the type's output function.
     Output(Box<pg_sys::FmgrInfo>),
 }
@@ -52,9 +56,18 @@ impl Encoder {
             pg_sys::DATEOID => Form::Date,
             pg_sys::TIMESTAMPOID => Form::Timestamp { zone: false, style },
             pg_sys::TIMESTAMPTZOID => Form::Timestamp { zone: true, style },
+            pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID | pg_sys::JSONOID => Form::Text,
             _ => Form::Output(output_function(column_type)),
         };
         Encoder { form }
+    }
+
+    /// Whether no value makes it raise an ERROR.
+    pub(super) fn is_plain(&self) -> bool {
+        match &self.form {
+            Form::Output(function) => PLAIN.contains(&function.fn_oid.into()),
+            _ => true,
+        }
     }
 
     /// The text of `value`.
@@ -69,6 +82,8 @@ impl Encoder {
             Form::Bool { yes, no } => if value.value() as u8 != 0 { *yes } else { *no }.to_owned(),
             Form::Date => datetime::date(value.value() as i32),
             Form::Timestamp { zone, style } => datetime::timestamp(value.value() as i64, *zone, *style),
+            // SAFETY: a value of such a type is a text.
+            Form::Text => utf8(unsafe { text_bytes(value) }).to_owned(),
             // SAFETY: the function is the type's own, set up by `output_function`; its result is a NUL-terminated string in the
             // current memory context, which every caller resets.
             Form::Output(function) => unsafe {
@@ -85,12 +100,27 @@ impl Encoder {
 /// `text` is NUL-terminated and alive.
 pub(super) unsafe fn text_of(text: *const std::ffi::c_char) -> String {
     // SAFETY: by contract.
-    let text = unsafe { CStr::from_ptr(text) };
-    match text.to_str() {
-        Ok(text) => text.to_owned(),
+    utf8(unsafe { CStr::from_ptr(text) }.to_bytes()).to_owned()
+}
+
+fn utf8(bytes: &[u8]) -> &str {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text,
         Err(_) => error!("a value is not UTF-8; foreshard needs a database with encoding UTF8"),
     }
 }
+
+/// Output functions that only write down what is in the value.
+const PLAIN: [u32; 8] = [
+    pg_sys::F_NUMERIC_OUT,
+    pg_sys::F_FLOAT4OUT,
+    pg_sys::F_FLOAT8OUT,
+    pg_sys::F_UUID_OUT,
+    pg_sys::F_JSONB_OUT,
+    pg_sys::F_BYTEAOUT,
+    pg_sys::F_NAMEOUT,
+    pg_sys::F_OIDOUT,
+];
 
 /// The type below any domains.
 pub(crate) fn base_type(column_type: Oid) -> Oid {
@@ -124,6 +154,63 @@ pub(crate) fn kind(column_type: Oid) -> (ColumnKind, bool) {
         other if is_nested(other) || has_json_cast(other) => (ColumnKind::Json, true),
         _ => (ColumnKind::Text, false),
     }
+}
+
+/// How values of a type compare, as far as their text tells.
+pub(crate) fn comparison(column_type: Oid, collation: Oid) -> Comparison {
+    match base_type(column_type) {
+        pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID | pg_sys::OIDOID => Comparison::Number,
+        pg_sys::FLOAT4OID | pg_sys::FLOAT8OID | pg_sys::NUMERICOID => Comparison::Number,
+        // The text of the smaller one is the smaller text.
+        pg_sys::BOOLOID | pg_sys::UUIDOID | pg_sys::BYTEAOID | pg_sys::TIMEOID => Comparison::Bytes,
+        pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::NAMEOID
+            if [pg_sys::C_COLLATION_OID, pg_sys::POSIX_COLLATION_OID].contains(&collation) =>
+        {
+            Comparison::Bytes
+        }
+        pg_sys::DATEOID | pg_sys::TIMESTAMPOID | pg_sys::TIMESTAMPTZOID => Comparison::Time,
+        _ => Comparison::Opaque,
+    }
+}
+
+/// Types whose text is the name of something else that may be renamed.
+const NAMES: [Oid; 11] = [
+    pg_sys::REGPROCOID,
+    pg_sys::REGPROCEDUREOID,
+    pg_sys::REGOPEROID,
+    pg_sys::REGOPERATOROID,
+    pg_sys::REGCLASSOID,
+    pg_sys::REGCOLLATIONOID,
+    pg_sys::REGTYPEOID,
+    pg_sys::REGROLEOID,
+    pg_sys::REGNAMESPACEOID,
+    pg_sys::REGCONFIGOID,
+    pg_sys::REGDICTIONARYOID,
+];
+
+/// Whether PostgreSQL itself writes the text of such values, and from nothing but the value and its type: then it can be written
+/// while decoding, with the rights of whoever decodes.
+pub(super) fn built_in_text(column_type: Oid) -> bool {
+    let base = base_type(column_type);
+    let (mut function, mut varlena) = (Oid::INVALID, false);
+    // SAFETY: catalog lookups inside a transaction; each gives InvalidOid for a type of another kind.
+    let (element, relation, range, multirange) = unsafe {
+        pg_sys::getTypeOutputInfo(base, &raw mut function, &raw mut varlena);
+        (
+            pg_sys::get_element_type(base),
+            pg_sys::get_typ_typrelid(base),
+            pg_sys::get_range_subtype(base),
+            pg_sys::get_multirange_range(base),
+        )
+    };
+    if NAMES.contains(&base) || u32::from(function) >= pg_sys::FirstNormalObjectId || has_json_cast(base) {
+        return false;
+    }
+    let inner = [element, range, multirange].into_iter().filter(|inner| *inner != Oid::INVALID);
+    let attributes = (relation != Oid::INVALID).then(|| Shape::of(relation)).flatten();
+    let mut attributes =
+        attributes.into_iter().flat_map(|shape| shape.columns).filter(|column| !column.dropped);
+    inner.into_iter().all(built_in_text) && attributes.all(|column| built_in_text(column.column_type))
 }
 
 fn is_nested(base: Oid) -> bool {

@@ -4,6 +4,7 @@ mod api;
 mod bad_input;
 mod ddl;
 mod decoding;
+mod deltas;
 mod health;
 mod lifecycle;
 mod log;

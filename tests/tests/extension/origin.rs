@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use foreshard_protocol::{
-    CatalogChange, CatalogSnapshot, Event, FetchPart, Frame, KeyChange, KeyPart, decode,
+    CatalogChange, CatalogSnapshot, Event, FetchPart, Frame, KeyChange, KeyPart, RowChange, decode,
 };
 use foreshard_tests::{Cluster, ClusterOptions};
 use tokio_postgres::Client;
@@ -63,6 +63,17 @@ impl Origin {
         self.read("peek", "'edge', 'jfk', 'protocol', '2'").await
     }
 
+    /// As `frames`, for a consumer that asks for changes of rows.
+    pub(crate) async fn frames_with_rows(&self) -> Result<Vec<Frame>> {
+        self.read("get", "'edge', 'jfk', 'protocol', '2', 'deltas', 'on'").await
+    }
+
+    /// Runs `statements` and gives the events that follow, in words, with what becomes of rows.
+    pub(crate) async fn rows_after(&self, statements: &str) -> Result<Vec<String>> {
+        self.db.batch_execute(statements).await.with_context(|| statements.to_owned())?;
+        Ok(in_words(&self.frames_with_rows().await?))
+    }
+
     async fn read(&self, how: &str, options: &str) -> Result<Vec<Frame>> {
         let query = format!(
             "SELECT data FROM pg_logical_slot_{how}_binary_changes(foreshard.edge_slot('jfk'), NULL, NULL, {options})"
@@ -120,7 +131,18 @@ pub(crate) async fn error_of(db: &Client, statement: &str) -> Result<DbError> {
     }
 }
 
-/// One line per event: `cart 1 2` (keys), `cart Whole(Rows)`, `+shard cart`, `-shard cart`, `f = cart,products`, `-f`, `schedule 1`.
+fn values<'a>(values: impl Iterator<Item = &'a Option<String>>) -> String {
+    values.map(|value| value.as_deref().unwrap_or("NULL")).collect::<Vec<_>>().join("/")
+}
+
+fn row_in_words(row: &RowChange) -> String {
+    match row {
+        RowChange::Put { row } => format!("+{}", values(row.iter())),
+        RowChange::Remove { identity } => format!("-{}", values(identity.iter())),
+    }
+}
+
+/// One line per event: `cart 1 2` (keys), `cart 1: +1/a -2; 2: +2/b` (rows put and removed, by key), `cart Whole(Rows)`, `+shard cart`, `-shard cart`, `f = cart,products`, `-f`, `schedule 1`.
 pub(crate) fn in_words(frames: &[Frame]) -> Vec<String> {
     frames.iter().flat_map(|frame| &frame.events).map(event_in_words).collect()
 }
@@ -128,6 +150,14 @@ pub(crate) fn in_words(frames: &[Frame]) -> Vec<String> {
 fn event_in_words(event: &Event) -> String {
     match event {
         Event::Shard { shard, change: KeyChange::Whole(reason) } => format!("{shard} Whole({reason:?})"),
+        Event::Shard { shard, change: KeyChange::Rows(deltas) } => {
+            let instances = deltas.instances.iter().map(|instance| {
+                let key = values(instance.key.iter().map(|part| &part.value));
+                let rows: Vec<String> = instance.rows.iter().map(row_in_words).collect();
+                if key.is_empty() { rows.join(" ") } else { format!("{key}: {}", rows.join(" ")) }
+            });
+            format!("{shard} {}", instances.collect::<Vec<_>>().join("; "))
+        }
         Event::Shard { shard, change } => {
             let key = |key: &[KeyPart]| {
                 let values: Vec<&str> =

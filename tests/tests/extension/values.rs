@@ -5,7 +5,7 @@ use foreshard_protocol::{Column, ColumnKind, FetchFailure, FetchPart};
 
 use crate::origin::{Origin, error_of};
 
-const TABLE: &str = r#"
+pub(crate) const TABLE: &str = r#"
     CREATE TYPE mood AS ENUM ('sad', 'so "so"');
     CREATE TYPE pair AS (a int, "B c" text);
     CREATE DOMAIN positive AS numeric CHECK (value > 0);
@@ -54,7 +54,10 @@ fn json(value: Option<&str>, kind: ColumnKind) -> String {
     }
 }
 
-async fn fetched(origin: &Origin, instance: &str) -> Result<(Vec<Column>, Vec<foreshard_protocol::Row>)> {
+pub(crate) async fn fetched(
+    origin: &Origin,
+    instance: &str,
+) -> Result<(Vec<Column>, Vec<foreshard_protocol::Row>)> {
     let (mut columns, mut all) = (Vec::new(), Vec::new());
     for part in origin.fetch(&[instance]).await? {
         match part {
