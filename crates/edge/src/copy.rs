@@ -14,7 +14,7 @@ pub struct Layout {
     pub generation: u64,
     /// Columns of every row.
     pub columns: Vec<Column>,
-    /// Of the columns, as changes name it.
+    /// Of columns, identity and order, as changes name it.
     pub fingerprint: u64,
     /// Columns (by number) that tell a row from all others; empty where nothing does.
     pub identity: Vec<u16>,
@@ -25,7 +25,8 @@ pub struct Layout {
 impl Layout {
     /// The layout of rows with these columns.
     pub fn new(generation: u64, columns: Vec<Column>, identity: Vec<u16>, order: RowOrder) -> Self {
-        Layout { generation, fingerprint: fingerprint(&columns), columns, identity, order }
+        let fingerprint = fingerprint(&columns, &identity, &order);
+        Layout { generation, fingerprint, columns, identity, order }
     }
 
     /// Bytes that a row is accounted with: as it is held, and in the JSON that the first answer will build.
