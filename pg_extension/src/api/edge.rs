@@ -6,7 +6,7 @@ use pgrx::{JsonB, PgSqlErrorCode};
 
 use crate::catalog::{self, Edge, Tables, fail};
 use crate::pg::scan::View;
-use crate::pg::{identity, log, server, trampoline};
+use crate::pg::{identity, log, server, trampoline, unsettled};
 
 /// The edge, if the caller may act for it.
 pub(super) fn authorized(name: Option<&str>) -> (Tables, Edge) {
@@ -44,7 +44,8 @@ fn edge_catalog(edge: Option<&str>) -> Vec<u8> {
     let definitions = catalog::definitions(&tables, View::Statement);
     let (shards, mappings) = definitions.wire();
     let schedules = catalog::schedules(&tables, edge.unwrap_or_default(), now(), View::Statement);
-    encode(&CatalogSnapshot { snapshot, wal_lsn, unsettled: Vec::new(), shards, mappings, schedules })
+    let unsettled = unsettled::commits_unseen_by(&snapshot);
+    encode(&CatalogSnapshot { snapshot, wal_lsn, unsettled, shards, mappings, schedules })
 }
 
 /// Name of the edge's replication slot, if the server is set up for using it.

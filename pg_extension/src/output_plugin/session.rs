@@ -11,7 +11,7 @@ use super::watch::{Interest, Noticed, Watch};
 use crate::catalog::{self, Definitions, Tables, fail, schedule};
 use crate::pg::change::RowChange;
 use crate::pg::scan::View;
-use crate::pg::{Oid, identity, invalidation, server};
+use crate::pg::{Oid, identity, invalidation, server, unsettled};
 
 /// What a commit record says.
 pub(crate) struct Commit {
@@ -239,7 +239,13 @@ impl Session {
                 self.touched.whole(shard, WholeReason::Coarsened);
             }
             if self.redefined || tables_altered {
+                let defined = changes.iter().any(|change| matches!(change, CatalogChange::Shard(_)));
                 events.extend(changes.into_iter().map(Event::Catalog));
+                if defined {
+                    let mut unsettled = unsettled::invisible_commits();
+                    unsettled.retain(|xid| *xid != commit.xid);
+                    events.extend((!unsettled.is_empty()).then_some(Event::Unsettled(unsettled)));
+                }
                 if !known.has_edge(&self.edge) {
                     events.push(Event::Catalog(CatalogChange::EdgeDropped));
                 }

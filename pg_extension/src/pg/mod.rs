@@ -34,6 +34,7 @@ mod side;
 mod subtransaction;
 pub(crate) mod trampoline;
 pub(crate) mod typeshape;
+pub(crate) mod unsettled;
 pub(crate) mod value;
 
 /// A relation, type or role by its number in PostgreSQL's catalogs.

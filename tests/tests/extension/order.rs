@@ -202,3 +202,46 @@ async fn dropping_the_edge_ends_its_stream() -> Result<()> {
     assert_eq!(slots, 0);
     Ok(())
 }
+
+/// A commit that waits for a synchronous standby is in the log, and decoded, but nobody sees it: a shard that is defined meanwhile is told
+/// which transactions its first copy has to hold. So is an edge that begins meanwhile.
+#[tokio::test]
+async fn a_new_shard_is_told_of_commits_that_nobody_sees_yet() -> Result<()> {
+    let options = foreshard_tests::ClusterOptions::new()?.setting("synchronous_standby_names", "nobody");
+    let origin = Origin::with(options.setting("synchronous_commit", "local")).await?;
+    origin.db.batch_execute("CREATE TABLE t (id int PRIMARY KEY)").await?;
+    origin.create_slot().await?;
+    let running = origin.cluster.connect().await?;
+    running.batch_execute("BEGIN; INSERT INTO t VALUES (7)").await?;
+    let writer = origin.cluster.connect().await?;
+    writer.batch_execute("SET synchronous_commit = on; BEGIN; INSERT INTO t VALUES (1)").await?;
+    let row = writer.query_one("SELECT pg_current_xact_id()::text::bigint, pg_backend_pid()", &[]).await?;
+    let (xid, pid): (i64, i32) = (row.get(0), row.get(1));
+    let commit = tokio::spawn(async move { writer.batch_execute("COMMIT").await });
+    let waits =
+        format!("SELECT coalesce(wait_event = 'SyncRep', false) FROM pg_stat_activity WHERE pid = {pid}");
+    foreshard_tests::eventually("the commit waits", std::time::Duration::from_secs(20), || async {
+        Ok(origin.value::<bool>(&waits).await?.then_some(()))
+    })
+    .await?;
+    assert_eq!(origin.value::<i64>("SELECT count(*) FROM t").await?, 0, "nobody sees it");
+
+    origin.db.batch_execute("SELECT foreshard.create_shard('t', 't')").await?;
+    origin.map_all().await?;
+    let told = |frames: &[foreshard_protocol::Frame]| -> Vec<u64> {
+        let events = frames.iter().flat_map(|frame| &frame.events);
+        let xids = events.filter_map(|event| match event {
+            foreshard_protocol::Event::Unsettled(xids) => Some(xids.clone()),
+            _ => None,
+        });
+        xids.flatten().collect()
+    };
+    assert_eq!(told(&origin.peek().await?), [xid.unsigned_abs()], "not the one that is still running");
+    assert_eq!(origin.catalog().await?.unsettled, [xid.unsigned_abs()]);
+
+    origin.db.execute("SELECT pg_cancel_backend($1)", &[&pid]).await?;
+    commit.await??;
+    assert!(origin.catalog().await?.unsettled.is_empty());
+    assert!(told(&origin.frames().await?).is_empty(), "decoded again, when everybody sees it");
+    Ok(())
+}
