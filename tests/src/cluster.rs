@@ -66,7 +66,13 @@ impl ClusterOptions {
 
     /// Makes the cluster and starts it.
     pub async fn start(self) -> Result<Cluster> {
-        Cluster::start_with(self).await
+        Cluster::start_with(self, None).await
+    }
+
+    /// Makes the cluster out of a stopped one of an older major with pg_upgrade, and starts it.
+    pub async fn upgraded_from(self, old: &Cluster) -> Result<Cluster> {
+        ensure!(old.process.is_none(), "stop the old cluster first");
+        Cluster::start_with(self, Some(old)).await
     }
 }
 
@@ -116,7 +122,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    async fn start_with(options: ClusterOptions) -> Result<Self> {
+    async fn start_with(options: ClusterOptions, old: Option<&Cluster>) -> Result<Self> {
         let account = Account::unprivileged()?;
         let dir = tempfile::Builder::new().prefix("foreshard-pg-").tempdir_in(&options.parent)?;
         account.own(dir.path())?;
@@ -125,17 +131,10 @@ impl Cluster {
             "the server's account cannot reach {}",
             options.parent.display()
         );
-        let copied = account
-            .command(Path::new("cp"))
-            .args(["-a", "--reflink=auto"])
-            .arg(options.server.template())
-            .arg(dir.path().join("data"))
-            .output()?;
-        ensure!(
-            copied.status.success(),
-            "copying the data directory: {}",
-            String::from_utf8_lossy(&copied.stderr)
-        );
+        match old {
+            None => Self::copy_template(account, &options.server, dir.path())?,
+            Some(old) => Self::upgrade(account, &options.server, dir.path(), old)?,
+        }
 
         let mut cluster = Self { process: None, dir, server: options.server.clone(), account, port: 0 };
         let knows_output_plugins = cluster.knows_setting("output_plugin_libraries")?;
@@ -164,6 +163,41 @@ impl Cluster {
         cluster.append_conf(&conf)?;
         cluster.start_again().await?;
         Ok(cluster)
+    }
+
+    fn copy_template(account: Account, server: &Server, dir: &Path) -> Result<()> {
+        let mut copy = account.command(Path::new("cp"));
+        copy.args(["-a", "--reflink=auto"]).arg(server.template()).arg(dir.join("data"));
+        succeed(&mut copy)
+    }
+
+    fn upgrade(account: Account, server: &Server, dir: &Path, old: &Cluster) -> Result<()> {
+        let data = dir.join("data");
+        let mut initdb = account.command(&server.program("initdb"));
+        // As the old cluster: 18 has checksums unless told otherwise.
+        initdb.args([
+            "--no-sync",
+            "--no-data-checksums",
+            "--username=postgres",
+            "--encoding=UTF8",
+            "--locale=C",
+        ]);
+        initdb.args(["--auth-local=trust", "--auth-host=scram-sha-256", "--pgdata"]).arg(&data);
+        succeed(&mut initdb)?;
+        let mut upgrade = account.command(&server.program("pg_upgrade"));
+        upgrade.current_dir(dir).arg("--username=postgres").arg("--socketdir").arg(dir);
+        upgrade.arg("--old-datadir").arg(old.data_dir()).arg("--new-datadir").arg(&data);
+        for (flag, server) in [("--old-bindir", &old.server), ("--new-bindir", server)] {
+            upgrade.arg(flag).arg(server.program("postgres").with_file_name(""));
+        }
+        // What went wrong is in files of its own, below the new cluster.
+        succeed(&mut upgrade).map_err(|error| {
+            let mut tail = Command::new("sh");
+            tail.current_dir(&data)
+                .args(["-c", "grep -h -A3 error: pg_upgrade_output.d/*/log/pg_upgrade_dump_*.log"]);
+            let said = tail.output().map(|output| output.stdout).unwrap_or_default();
+            error.context(String::from_utf8_lossy(&said).into_owned())
+        })
     }
 
     /// Older minor releases have no allow-list of output plugins and refuse to start with one.
@@ -363,6 +397,13 @@ impl Cluster {
         self.dir.disable_cleanup(true);
         kept
     }
+}
+
+fn succeed(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    let said = [output.stdout, output.stderr].concat();
+    ensure!(output.status.success(), "{command:?} failed:\n{}", String::from_utf8_lossy(&said));
+    Ok(())
 }
 
 /// A connection string for a loopback port.

@@ -11,6 +11,9 @@ use super::equality::text_bytes;
 use super::relation::Shape;
 use crate::datetime::{self, Style};
 
+/// `POSIX`, the same as `C`; headers name its number up to PostgreSQL 15 only.
+const POSIX_COLLATION: pg_sys::Oid = pg_sys::Oid::from_u32(951);
+
 /// How values of one type are written.
 pub(crate) struct Encoder {
     form: Form,
@@ -164,7 +167,7 @@ pub(crate) fn comparison(column_type: Oid, collation: Oid) -> Comparison {
         // The text of the smaller one is the smaller text.
         pg_sys::BOOLOID | pg_sys::UUIDOID | pg_sys::BYTEAOID | pg_sys::TIMEOID => Comparison::Bytes,
         pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::NAMEOID
-            if [pg_sys::C_COLLATION_OID, pg_sys::POSIX_COLLATION_OID].contains(&collation) =>
+            if [pg_sys::C_COLLATION_OID, POSIX_COLLATION].contains(&collation) =>
         {
             Comparison::Bytes
         }

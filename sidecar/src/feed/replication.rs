@@ -115,8 +115,12 @@ fn create_slot(connection: &mut PgReplicationConnection, slot: &str) -> anyhow::
         slot,
         "creating the replication slot; this waits for transactions that are running at the origin"
     );
-    let result = connection
-        .exec(&format!("CREATE_REPLICATION_SLOT \"{slot}\" LOGICAL foreshard NOEXPORT_SNAPSHOT"))?;
+    let version = connection.exec("SHOW server_version_num")?;
+    let version: u32 = version.get_value(0, 0).context("no server_version_num")?.parse()?;
+    // From 17 on a standby can take over the slot, if it is set up to synchronise slots.
+    let options = if version >= 170_000 { "(SNAPSHOT 'nothing', FAILOVER)" } else { "NOEXPORT_SNAPSHOT" };
+    let result =
+        connection.exec(&format!("CREATE_REPLICATION_SLOT \"{slot}\" LOGICAL foreshard {options}"))?;
     let text = result.get_value(0, 1).context("CREATE_REPLICATION_SLOT returned no position")?;
     Ok(text.parse()?)
 }
