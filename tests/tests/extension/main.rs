@@ -12,6 +12,7 @@ mod model;
 mod order;
 mod origin;
 mod queries;
+mod query_model;
 mod rights;
 mod upgrade;
 mod values;
