@@ -146,7 +146,7 @@ unsafe fn row(tuple: pg_sys::HeapTuple, descriptor: pg_sys::TupleDesc, encoders:
 /// Raises the ERROR that running a query with parameters of these types would raise before it reads a row: of missing privileges,
 /// or of constants that can't be computed.
 pub(crate) fn check_readable(query: &str, types: &[Oid]) {
-    let Ok(query) = CString::new(format!("SELECT FROM ({query}) AS q LIMIT 0")) else {
+    let Ok(query) = CString::new(format!("SELECT * FROM ({query}) AS q LIMIT 0")) else {
         error!("a query holds a NUL character")
     };
     let mut types = types.to_vec();

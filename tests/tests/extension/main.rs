@@ -2,10 +2,13 @@
 
 mod api;
 mod bad_input;
+mod bad_queries;
 mod ddl;
 mod decoding;
 mod deltas;
+mod fuzz;
 mod health;
+mod isolation;
 mod lifecycle;
 mod log;
 mod model;
@@ -13,6 +16,7 @@ mod order;
 mod origin;
 mod queries;
 mod query_model;
+mod regress;
 mod rights;
 mod upgrade;
 mod values;

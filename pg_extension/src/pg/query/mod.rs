@@ -5,13 +5,13 @@ mod build;
 mod conditions;
 mod functions;
 
-use std::ffi::CString;
+use std::ffi::{CString, c_void};
 
 use pgrx::pg_sys::{self, NodeTag};
 use pgrx::prelude::*;
 
 use super::value::text_of;
-use super::{Oid, predicate};
+use super::{Oid, ffi, predicate};
 use crate::catalog::fail;
 use crate::query::{Dependency, dependencies};
 
@@ -43,6 +43,15 @@ pub(crate) fn compile(query: &str, parameters: usize, types: Option<&[Oid]>) -> 
     // until the end of the transaction.
     unsafe {
         let raw = single_select(&text);
+        let mut most = parameters;
+        highest_parameter((*raw).stmt, (&raw mut most).cast());
+        if most > parameters {
+            fail(
+                PgSqlErrorCode::ERRCODE_UNDEFINED_PARAMETER,
+                format!("the query uses ${most}, and params names {parameters}"),
+                "Name every parameter in params, in the order of $1, $2, ….",
+            );
+        }
         let (query, types) = analyze(raw, &text, parameters, types);
         admit::check(query);
         let tree = text_of(pg_sys::nodeToString(query.cast()));
@@ -76,7 +85,7 @@ pub(crate) fn stored(tree: &str) -> Stored {
             .filter(|target| !(**target).resjunk)
             .map(|target| (text_of((*target).resname), pg_sys::exprType((*target).expr.cast())))
             .collect();
-        Stored { text: text_of(pg_sys::pg_get_querydef(query, false)), columns }
+        Stored { text: text_of(pg_sys::pg_get_querydef(query, false)).trim_start().to_owned(), columns }
     }
 }
 
@@ -99,6 +108,23 @@ unsafe fn single_select(text: &CString) -> *mut pg_sys::RawStmt {
             );
         };
         raw
+    }
+}
+
+/// Before the analysis, which makes room for as many parameters as the highest number says.
+#[pg_guard]
+unsafe extern "C-unwind" fn highest_parameter(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
+    // SAFETY: called with a raw parse tree, and by the walker with parts of it; the context is a number on the stack of `compile`.
+    unsafe {
+        if node.is_null() {
+            return false;
+        }
+        if predicate::tag(node) == NodeTag::T_ParamRef {
+            let most = &mut *context.cast::<usize>();
+            *most = (*most).max(usize::try_from((*node.cast::<pg_sys::ParamRef>()).number).unwrap_or(0));
+            return false;
+        }
+        ffi::raw_expression_tree_walker(node, highest_parameter, context)
     }
 }
 
@@ -126,13 +152,6 @@ unsafe fn analyze(
         let (mut types, mut count) = (std::ptr::null_mut::<Oid>(), 0);
         let query = pg_sys::parse_analyze_varparams(raw, text.as_ptr(), &raw mut types, &raw mut count, none);
         let found: Vec<Oid> = (0..count as usize).map(|index| *types.add(index)).collect();
-        if found.len() > parameters {
-            fail(
-                PgSqlErrorCode::ERRCODE_UNDEFINED_PARAMETER,
-                format!("the query uses ${}, and params names {parameters}", found.len()),
-                "Name every parameter in params, in the order of $1, $2, ….",
-            );
-        }
         let missing = |kind: &Oid| *kind == Oid::INVALID || *kind == pg_sys::UNKNOWNOID;
         let unused = found.iter().position(missing).or((found.len() < parameters).then_some(found.len()));
         if let Some(unused) = unused {
