@@ -25,6 +25,26 @@ impl Horizon {
     }
 }
 
+/// A part of the engine that a backtest may leave out, to show what it is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// Pauses that lasted as long as this one: how many ended within the horizon.
+    Hazard,
+    /// Calls one fixed period before, and multiples of it; a function's own periods.
+    Phases,
+    /// Time of day and day of week.
+    Seasons,
+    /// Which function follows which.
+    Transitions,
+    /// When and how the function runs at other edges.
+    Siblings,
+    /// The adaptive probability map.
+    Calibration,
+    /// The drift guard.
+    Guard,
+}
+
 /// Settings of an [`Engine`](crate::Engine).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -34,7 +54,7 @@ pub struct EngineConfig {
     /// Minutes between two ticks: how often predictions are made and learned from, 1..=60.
     pub tick_minutes: u32,
     /// Most histories kept: (edge, function) pairs and (edge, function, shard instance) triples together. One takes
-    /// about 3 KiB, and as much again for predictions whose outcome is open. When all places are taken, the least used of a few is evicted for each newcomer.
+    /// 1 to 4 KiB, predictions whose outcome is open included. When all places are taken, the least used of a few is evicted for each newcomer.
     pub max_histories: usize,
     /// Most edges; executions at further ones are ignored.
     pub max_edges: usize,
@@ -45,8 +65,8 @@ pub struct EngineConfig {
     pub key_histories: bool,
     /// Also predicts functions at edges where they have not run yet, if they ran at another edge.
     pub unseen_pairs: bool,
-    /// Whether predictions pass through the adaptive probability map. Off only to show what it does.
-    pub calibrate: bool,
+    /// What to leave out, for backtests.
+    pub without: Vec<Part>,
 }
 
 impl Default for EngineConfig {
@@ -54,12 +74,12 @@ impl Default for EngineConfig {
         EngineConfig {
             horizons: [1, 5, 15].map(Horizon::within).to_vec(),
             tick_minutes: 1,
-            max_histories: 50_000,
+            max_histories: 250_000,
             max_edges: 64,
             max_keys: 256,
             key_histories: true,
             unseen_pairs: true,
-            calibrate: true,
+            without: Vec::new(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::config::{ConfigError, EngineConfig, Horizon};
-use crate::experts::{Surroundings, gather, season_hits};
+use crate::experts::{Surroundings, season_hits};
 use crate::minutes::SPAN;
 use crate::model::Model;
 use crate::registry::{Pair, Registry};
@@ -108,7 +108,7 @@ impl Engine {
         config.validate()?;
         Ok(Engine {
             registry: Registry::new(config.max_histories, config.max_edges, config.max_keys),
-            models: config.horizons.iter().map(|&h| Model::new(h, config.calibrate)).collect(),
+            models: config.horizons.iter().map(|&h| Model::new(h, &config.without)).collect(),
             clock: None,
             started: 0,
             ticks: 0,
@@ -290,7 +290,7 @@ impl Engine {
                     continue;
                 }
                 let around = surroundings(registry, pair, now, m.horizon, m.heat.of(pair.edge));
-                let evidence = gather(&pair.history, now, m.horizon, m.base, &around, &m.tables);
+                let evidence = m.gather(&pair.history, now, &around);
                 *p = m.predict(&evidence);
                 *hazard = evidence.hazard();
                 if learn {
@@ -329,7 +329,7 @@ impl Engine {
         }
         let m = &self.models[horizon];
         let around = surroundings(&self.registry, pair, now, m.horizon, m.heat.of(pair.edge));
-        m.predict(&gather(&pair.history, now, m.horizon, m.base, &around, &m.tables))
+        m.predict(&m.gather(&pair.history, now, &around))
     }
 }
 
@@ -344,12 +344,14 @@ fn surroundings(registry: &Registry, pair: &Pair, now: i64, horizon: Horizon, he
         return Surroundings {
             offset: edge.offset,
             sibling_lag: -1,
+            followed: None,
             transition: None,
             elsewhere: None,
             heat,
         };
     }
     let function = &registry.functions[pair.function as usize];
+    let sibling_lag = function.sibling_lag(pair.edge, now);
     let young = now - pair.history.first < YOUNG || edge.first.is_none_or(|first| now - first < YOUNG);
     let elsewhere = (young && function.slots.len() > 1).then(|| {
         let (mut hits, mut days) = (0.0f32, 0.0f32);
@@ -365,7 +367,10 @@ fn surroundings(registry: &Registry, pair: &Pair, now: i64, horizon: Horizon, he
     });
     Surroundings {
         offset: edge.offset,
-        sibling_lag: function.sibling_lag(pair.edge, now),
+        sibling_lag,
+        followed: (sibling_lag >= 0 && pair.followed.len() > 0)
+            .then(|| pair.followed.hazard(sibling_lag, i64::from(horizon.after), i64::from(horizon.until)))
+            .filter(|h| h.at_risk > 0.0),
         transition: pair.chain.probability(now, i64::from(horizon.after), i64::from(horizon.until)),
         elsewhere: elsewhere.flatten(),
         heat,

@@ -1,7 +1,7 @@
 //! The experts: each looks at one side of a function's history and gives a probability that it will be called within
 //! the horizon. Together they are the inputs of the mixer.
 
-use crate::config::Horizon;
+use crate::config::{Horizon, Part};
 use crate::gaps::Hazard;
 use crate::history::{History, PERIODS};
 use crate::mixer::{Contexts, INPUTS, Inputs};
@@ -10,7 +10,7 @@ use crate::seasons::{Seasons, day, last_days, same_kind, same_weekday};
 use crate::tables::Table;
 
 /// Number of context tables.
-pub(crate) const TABLES: usize = 13;
+pub(crate) const TABLES: usize = 14;
 const SIZES: [usize; TABLES] = [
     IDLE_BINS * RATE_BINS,
     14 * 12 * 3,
@@ -18,14 +18,18 @@ const SIZES: [usize; TABLES] = [
     18 * 18 * 5,
     96 * RATE_BINS,
     2 * 2 * 8 * 5 * 7,
-    10 * IDLE_BINS,
+    10 * 10 * 6,
     9 * 9 * 5 * 5,
     IDLE_BINS * 9 * 9,
     60 * RATE_BINS,
     IDLE_BINS * 7 * 6,
     12 * 12 * 8,
     9 * 7 * 4 * 4 * 5,
+    ANNOUNCED * 6,
 ];
+
+/// Levels of what predecessors announce, from nothing to nearly certain.
+const ANNOUNCED: usize = 9;
 
 const IDLE: [i64; 23] =
     [1, 2, 3, 5, 7, 10, 12, 15, 20, 25, 30, 40, 50, 60, 90, 120, 180, 240, 360, 720, 1440, 2880, 10_080];
@@ -43,6 +47,8 @@ pub(crate) struct Surroundings {
     pub(crate) offset: i64,
     /// Minutes since another edge last had an onset of this function; negative when never.
     pub(crate) sibling_lag: i64,
+    /// How often this edge followed another after at least so long, and within the horizon.
+    pub(crate) followed: Option<Hazard>,
     /// Probability from the functions that ran just before, where transitions say anything.
     pub(crate) transition: Option<f32>,
     /// What other edges' history says about this local time, where this edge has little of its own.
@@ -56,7 +62,7 @@ pub(crate) struct Surroundings {
 pub(crate) struct Evidence {
     pub(crate) inputs: Inputs,
     pub(crate) contexts: Contexts,
-    pub(crate) cells: [u32; TABLES],
+    pub(crate) cells: [u16; TABLES],
     pub(crate) idle_context: u8,
 }
 
@@ -74,7 +80,7 @@ pub(crate) const HAZARD_INPUT: usize = 0;
 
 /// Sizes of the mixer's context sets, in the order of [`Evidence::contexts`].
 pub(crate) const CONTEXT_SIZES: [usize; crate::mixer::SETS] =
-    [1, 12 * 7, 12 * 6, RATE_BINS * 7, 24, 6 * 4, 7 * 6, 14 * 3 * 6, 12 * 5 * 6, 8 * 8 * 6];
+    [ANNOUNCED * 4, 12 * 7, 12 * 6, RATE_BINS * 7, 24, 6 * 4, 7 * 6, 14 * 3 * 6, 12 * 5 * 6, 8 * 8 * 6];
 
 /// The weights that mixing starts with: the hazard and the pooled tables, as one would guess.
 pub(crate) fn starting_weights() -> Inputs {
@@ -96,7 +102,27 @@ const SEASON_COUNT: usize = 17;
 const RHYTHM_INPUTS: usize = SEASON_INPUTS + SEASON_COUNT;
 const TABLE_INPUTS: usize = RHYTHM_INPUTS + 9;
 const OTHER_INPUTS: usize = TABLE_INPUTS + TABLES;
-const _: () = assert!(OTHER_INPUTS + 10 <= INPUTS);
+const _: () = assert!(OTHER_INPUTS + 11 <= INPUTS);
+
+/// The inputs that a part of the engine is responsible for, its tables included.
+pub(crate) fn inputs_of(part: Part) -> Vec<usize> {
+    let (ranges, tables): (&[std::ops::Range<usize>], &[usize]) = match part {
+        Part::Hazard => (&[0..PHASE_INPUTS, RHYTHM_INPUTS + 4..TABLE_INPUTS], &[0, 1, 3, 8, 10, 11]),
+        Part::Phases => (&[PHASE_INPUTS..RATE_INPUTS, RHYTHM_INPUTS..RHYTHM_INPUTS + 4], &[2, 3, 9, 11]),
+        Part::Seasons => (
+            &[
+                SEASON_INPUTS..RHYTHM_INPUTS,
+                OTHER_INPUTS + 4..OTHER_INPUTS + 6,
+                OTHER_INPUTS + 9..OTHER_INPUTS + 10,
+            ],
+            &[4, 5, 7, 12],
+        ),
+        Part::Transitions => (&[OTHER_INPUTS..OTHER_INPUTS + 1], &[13]),
+        Part::Siblings => (&[OTHER_INPUTS + 1..OTHER_INPUTS + 2, OTHER_INPUTS + 10..OTHER_INPUTS + 11], &[6]),
+        Part::Calibration | Part::Guard => (&[], &[]),
+    };
+    ranges.iter().cloned().flatten().chain(tables.iter().map(|t| TABLE_INPUTS + t)).collect()
+}
 
 /// The tables of one horizon.
 #[derive(Clone, Debug)]
@@ -107,7 +133,7 @@ impl Tables {
         Tables(SIZES.iter().map(|&n| Table::new(n, 2000.0)).collect())
     }
 
-    pub(crate) fn learn(&mut self, cells: &[u32; TABLES], positive: bool) {
+    pub(crate) fn learn(&mut self, cells: &[u16; TABLES], positive: bool) {
         self.0.iter_mut().zip(cells).for_each(|(t, &c)| t.learn(c as usize, positive));
     }
 }
@@ -270,6 +296,8 @@ pub(crate) fn gather(
     let hazard_level = eighth(x[0], 12);
     let own_level = eighth(own[0], 8);
     let own_score = if h.rhythm[0].lag == 0 { 7 } else { ((h.rhythm[0].score * 7.0) as usize).min(6) };
+    let followed = around.followed.map(|h| shrunk(h.hits, h.at_risk, 0.05, 2.0));
+    let announced = around.transition.map_or(0, |p| 1 + eighth(p, ANNOUNCED - 1));
     let cells = [
         t0,
         (ratio * 12 + bin(last_gap, &[12, 16, 22, 31, 45, 65, 95, 150, 300, 700, 1500])) * 3 + likeness,
@@ -277,7 +305,7 @@ pub(crate) fn gather(
         (eighth(x[0], 18) * 18 + eighth(x[PHASE_INPUTS + best], 18)) * 5 + evidence_bin,
         tod * RATE_BINS + rate_bin,
         season.cell * 7 + if days_known == 0 { 6 } else { coarse },
-        sibling * IDLE_BINS + idle_bin,
+        (sibling * 10 + followed.map_or(0, |p| 1 + eighth(p, 9))) * 6 + coarse,
         season.trend,
         (idle_bin * 9 + agree) * 9 + rhythm_agree,
         local.rem_euclid(60) as usize * RATE_BINS + rate_bin,
@@ -286,6 +314,7 @@ pub(crate) fn gather(
         (eighth(own[0], 12) * 12 + eighth(x[0], 12)) * 8
             + if h.rhythm[0].lag == 0 { 7 } else { ((h.rhythm[0].score * 7.0) as usize).min(6) },
         season.overdue,
+        announced * 6 + coarse,
     ];
     for (i, &c) in cells.iter().enumerate() {
         x[TABLE_INPUTS + i] = tables.0[i].predict(c, base);
@@ -293,6 +322,7 @@ pub(crate) fn gather(
     x[OTHER_INPUTS] = around.transition.unwrap_or(0.5);
     x[OTHER_INPUTS + 1] = around.elsewhere.unwrap_or(0.5);
     x[OTHER_INPUTS + 2] = base;
+    x[OTHER_INPUTS + 10] = followed.unwrap_or(0.5);
 
     logits_in_place(&mut x);
     x[OTHER_INPUTS + 3] = 1.0;
@@ -309,7 +339,7 @@ pub(crate) fn gather(
     let calibration = bin(idle, &CALIBRATION_IDLE);
     let regular = ((best_score.max(0.0) * 6.0) as usize).min(5);
     let contexts = [
-        0,
+        announced * 4 + followed.map_or(0, |p| 1 + usize::from(p > 0.1) + usize::from(p > 0.3)),
         calibration * 7 + known,
         best.min(11) * 6 + regular,
         rate_bin * 7 + aged,
@@ -321,7 +351,7 @@ pub(crate) fn gather(
         (own_level * 8 + own_score) * 6 + coarse,
     ]
     .map(|c| c as u16);
-    Evidence { inputs: x, contexts, cells: cells.map(|c| c as u32), idle_context: calibration as u8 }
+    Evidence { inputs: x, contexts, cells: cells.map(|c| c as u16), idle_context: calibration as u8 }
 }
 
 /// Share of the last `days` days on which the function was called in the slots of local `horizon`.

@@ -10,7 +10,7 @@ pub(crate) struct Guard {
 }
 
 /// Outcomes that the averages reach back over.
-const MEMORY: f32 = 5_000.0;
+const MEMORY: f32 = 600.0;
 /// The hazard must be better by this factor before it takes over.
 const MARGIN: f32 = 1.02;
 

@@ -8,7 +8,7 @@ use crate::seasons::Seasons;
 /// Periods (minutes) at which functions are looked for in the past.
 pub(crate) const PERIODS: [i64; 11] = [5, 10, 15, 20, 30, 60, 120, 180, 240, 360, 1440];
 
-/// The bounded history of one function at one edge: about 3 KiB.
+/// The bounded history of one function at one edge: 1 to 3 KiB, by the days it has to remember.
 #[derive(Clone, Debug)]
 pub(crate) struct History {
     /// Minute of the first known invocation.

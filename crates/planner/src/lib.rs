@@ -42,7 +42,7 @@ mod transitions;
 mod window;
 
 pub use associations::{Associations, Expected};
-pub use config::{ConfigError, EngineConfig, Horizon};
+pub use config::{ConfigError, EngineConfig, Horizon, Part};
 pub use engine::{Counters, Engine, Invocation, Observed, Prediction, Sink};
 pub use schedule::{EdgeSchedule, ScheduleEntry, ScheduleError, WindowRequest};
 pub use score::{Score, score};

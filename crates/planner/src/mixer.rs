@@ -7,7 +7,7 @@
 use crate::numeric::{MAX_LOGIT, sigmoid};
 
 /// Number of inputs of the first layer, padded so that loops over them vectorise.
-pub(crate) const INPUTS: usize = 72;
+pub(crate) const INPUTS: usize = 80;
 /// Number of weight sets used per prediction.
 pub(crate) const SETS: usize = 10;
 
@@ -60,7 +60,7 @@ impl<const N: usize> Weights<N> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mixed {
     /// Outputs (logits) of the first layer.
-    hidden: [f32; SETS],
+    pub(crate) hidden: [f32; SETS],
     /// Logit of the final mix.
     pub(crate) logit: f32,
 }

@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::gaps::GapRing;
 use crate::history::History;
 use crate::keys::Keys;
-use crate::seasons::Seasons;
 use crate::transitions::{Chain, PairRef, RecentOnsets};
 
 /// An edge location.
@@ -40,6 +40,11 @@ impl Function {
         self.latest[0] = Some((edge, minute));
     }
 
+    /// Minute of the latest onset at this edge, while it is one of the two latest.
+    fn latest_at(&self, edge: u32) -> Option<i64> {
+        self.latest.iter().flatten().find(|(e, _)| *e == edge).map(|&(_, m)| m)
+    }
+
     /// Minutes since another edge than `edge` last had an onset, -1 if never.
     pub(crate) fn sibling_lag(&self, edge: u32, now: i64) -> i64 {
         self.latest.iter().flatten().find(|(e, _)| *e != edge).map_or(-1, |&(_, m)| (now - m).max(0))
@@ -57,13 +62,15 @@ pub(crate) struct Pair {
     pub(crate) history: History,
     pub(crate) keys: Keys,
     pub(crate) chain: Chain,
+    /// How long after another edge's start this one followed; the longest value where it did not before the next.
+    pub(crate) followed: GapRing,
 }
 
 impl Pair {
     /// Memory it takes, with its place in the indexes.
     pub(crate) fn bytes(&self) -> usize {
         const INDEXED: usize = 16;
-        size_of::<Self>() + Seasons::BYTES + self.keys.bytes() + self.chain.bytes() + INDEXED
+        size_of::<Self>() + self.history.seasons.bytes() + self.keys.bytes() + self.chain.bytes() + INDEXED
     }
 }
 
@@ -86,6 +93,8 @@ pub(crate) struct Registry {
     evicted: u64,
 }
 
+/// Edges that an onset is told to.
+const MOST_TOLD: usize = 64;
 /// How many places an eviction compares.
 const SAMPLE: usize = 16;
 
@@ -176,6 +185,7 @@ impl Registry {
             history: History::new(minute, offset),
             keys,
             chain: Chain::default(),
+            followed: GapRing::new(),
         };
         self.functions[function as usize].refs += 1;
         let slot = if self.pairs.len() < self.max_pairs {
@@ -236,9 +246,26 @@ impl Registry {
         }
     }
 
+    /// The function of `slot` starts there again: edges that had seen its previous start, and did not follow, learn so.
+    fn silent_elsewhere(&mut self, slot: u32, minute: i64) {
+        let Pair { edge, function, .. } = self.pairs[slot as usize];
+        let Some(previous) = self.functions[function as usize].latest_at(edge) else { return };
+        for at in 0..self.functions[function as usize].slots.len().min(MOST_TOLD) {
+            let other = &mut self.pairs[self.functions[function as usize].slots[at] as usize];
+            if other.edge != edge && other.history.last_onset < previous && previous < minute {
+                other.followed.push(i64::from(u16::MAX));
+            }
+        }
+    }
+
     /// Tells everything that follows from an onset of the pair in `slot`.
     pub(crate) fn onset(&mut self, slot: u32, minute: i64) {
         let Pair { edge, function, generation, .. } = self.pairs[slot as usize];
+        let elsewhere = self.functions[function as usize].sibling_lag(edge, minute);
+        if elsewhere >= 0 {
+            self.pairs[slot as usize].followed.push(elsewhere);
+        }
+        self.silent_elsewhere(slot, minute);
         self.functions[function as usize].onset(edge, minute);
         let mut recent = std::mem::take(&mut self.edges[edge as usize].recent);
         let pairs = &mut self.pairs;

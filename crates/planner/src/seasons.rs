@@ -42,10 +42,15 @@ pub(crate) fn same_kind(today: i64) -> u64 {
 }
 
 /// The slot history of one function at one edge.
+///
+/// Words are as wide as the days to remember need (8, 16, 32 or 64 bits): most functions are young, or never get old.
 #[derive(Clone, Debug)]
 pub(crate) struct Seasons {
-    words: Box<[u64; SLOTS as usize]>,
-    /// The newest local day written.
+    /// `SLOTS` words of `width` bytes, little-endian; bit `d mod (8 · width)` is day `d`.
+    bytes: Box<[u8]>,
+    width: u8,
+    /// The oldest and the newest local day written.
+    oldest: i64,
     newest: i64,
 }
 
@@ -57,46 +62,109 @@ fn slot_of(local_minute: i64) -> i64 {
 }
 
 impl Seasons {
-    /// Memory behind the pointer.
-    pub(crate) const BYTES: usize = SLOTS as usize * size_of::<u64>();
-
     pub(crate) fn new(local_minute: i64) -> Self {
-        Seasons { words: Box::new([0; SLOTS as usize]), newest: slot_of(local_minute).div_euclid(SLOTS) }
+        let day = slot_of(local_minute).div_euclid(SLOTS);
+        Seasons { bytes: vec![0; SLOTS as usize].into(), width: 1, oldest: day, newest: day }
+    }
+
+    /// Memory behind the pointer.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.len()
     }
 
     /// Notes an invocation in the local minute.
     pub(crate) fn record(&mut self, local_minute: i64) {
         let slot = slot_of(local_minute);
         let d = slot.div_euclid(SLOTS);
-        if d > self.newest {
-            let gone = (d - self.newest).min(DAYS);
-            let mut stale = 0u64;
-            for k in 0..gone {
-                stale |= 1 << ((d - k) & (DAYS - 1));
-            }
-            self.words.iter_mut().for_each(|w| *w &= !stale);
-            self.newest = d;
-        } else if d <= self.newest - DAYS {
+        if d <= self.newest - DAYS {
             return;
         }
-        self.words[slot.rem_euclid(SLOTS) as usize] |= 1 << (d & (DAYS - 1));
+        if d > self.newest + DAYS {
+            self.oldest = d;
+        }
+        let (oldest, newest) = (self.oldest.min(d).max(d.max(self.newest) - DAYS + 1), self.newest.max(d));
+        while newest - oldest >= self.days_kept() && self.width < 8 {
+            self.widen();
+        }
+        if newest > self.newest {
+            let kept = self.days_kept();
+            let mut stale = 0u64;
+            for k in 0..(newest - self.newest).min(kept) {
+                stale |= 1 << ((newest - k) & (kept - 1));
+            }
+            for slot in 0..SLOTS as usize {
+                let word = self.read(slot) & !stale;
+                self.write(slot, word);
+            }
+        }
+        (self.oldest, self.newest) = (oldest, newest);
+        let slot = slot.rem_euclid(SLOTS) as usize;
+        let word = self.read(slot) | 1 << (d & (self.days_kept() - 1));
+        self.write(slot, word);
+    }
+
+    fn days_kept(&self) -> i64 {
+        i64::from(self.width) * 8
+    }
+
+    /// Twice as many days.
+    fn widen(&mut self) {
+        let mut wider =
+            Seasons { bytes: vec![0; self.bytes.len() * 2].into(), width: self.width * 2, ..*self };
+        for slot in 0..SLOTS as usize {
+            // Aligned to the newest day, then placed where the wider ring has it.
+            let aligned = self.aligned(slot);
+            let kept = wider.days_kept();
+            let mut word = 0u64;
+            for k in 0..self.days_kept() {
+                word |= (aligned >> (63 - k) & 1) << ((self.newest - k) & (kept - 1));
+            }
+            wider.write(slot, word);
+        }
+        *self = wider;
+    }
+
+    #[inline(always)]
+    fn read(&self, slot: usize) -> u64 {
+        let at = |i: usize, n: usize| &self.bytes[i * n..i * n + n];
+        match self.width {
+            1 => u64::from(self.bytes[slot]),
+            2 => at(slot, 2).try_into().map_or(0, |b| u64::from(u16::from_le_bytes(b))),
+            4 => at(slot, 4).try_into().map_or(0, |b| u64::from(u32::from_le_bytes(b))),
+            _ => at(slot, 8).try_into().map_or(0, u64::from_le_bytes),
+        }
+    }
+
+    fn write(&mut self, slot: usize, word: u64) {
+        let n = self.width as usize;
+        self.bytes[slot * n..slot * n + n].copy_from_slice(&word.to_le_bytes()[..n]);
+    }
+
+    /// The days' word of a place, the newest day in bit 63.
+    #[inline(always)]
+    fn aligned(&self, place: usize) -> u64 {
+        let word = self.read(place);
+        let kept = self.days_kept() as u32;
+        let by = ((self.newest + 1) & (self.days_kept() - 1)) as u32;
+        match kept {
+            64 => word.rotate_right(by),
+            _ => (word >> by | word << (kept - by)) << (64 - kept),
+        }
     }
 
     /// The days' word of one slot, bit 63 − k for the day k days before that slot's own.
     #[inline(always)]
     fn word(&self, slot: i64) -> u64 {
-        let d = slot.div_euclid(SLOTS);
-        let behind = d - self.newest;
-        if !(0..DAYS).contains(&behind) {
-            // Later than anything written by 64 days, or a slot of the past (then today's bits are real).
-            return if behind < 0 && behind > -3 { self.rotated(slot, d) } else { 0 };
+        let behind = slot.div_euclid(SLOTS) - self.newest;
+        let aligned = self.aligned(slot.rem_euclid(SLOTS) as usize);
+        match behind {
+            0 => aligned,
+            // Later than anything written.
+            1..DAYS => aligned >> behind,
+            // A slot of the past: what came after it is not among the days before it.
+            -2..0 => aligned << -behind,
+            _ => 0,
         }
-        self.rotated(slot, d) & (u64::MAX >> behind)
-    }
-
-    #[inline(always)]
-    fn rotated(&self, slot: i64, d: i64) -> u64 {
-        self.words[slot.rem_euclid(SLOTS) as usize].rotate_right(((d + 1) & (DAYS - 1)) as u32)
     }
 
     /// For the slots that overlap local minutes `(after, until]`, widened by `wider` slots on both sides: the days on
@@ -153,6 +221,27 @@ mod tests {
         assert_eq!(s.days(much_later, much_later + 15, 0), 0);
         let later = 60 * 1440 + 595;
         assert_eq!(s.days(later, later + 15, 0).count_ones(), 3);
+    }
+
+    #[test]
+    fn widening_keeps_what_is_known() {
+        for days in [1, 7, 8, 9, 16, 17, 32, 33, 63] {
+            let s = daily(days, 600);
+            let before = days * 1440 + 595;
+            assert_eq!(s.days(before, before + 15, 0).count_ones() as i64, days, "{days} days");
+            assert_eq!(s.days(before, before + 15, 0) & last_days(days as u32), last_days(days as u32));
+        }
+        assert_eq!(daily(5, 600).bytes(), 288);
+    }
+
+    #[test]
+    fn a_young_history_is_not_forgotten_after_a_pause() {
+        let s = daily(8, 600);
+        let later = 40 * 1440 + 595;
+        assert_eq!(s.days(later, later + 15, 0).count_ones(), 8);
+        let mut late = daily(2, 600);
+        late.record(-20 * 1440 + 600);
+        assert_eq!(late.days(2 * 1440 + 595, 2 * 1440 + 610, 0).count_ones(), 3, "a log that arrives late");
     }
 
     #[test]

@@ -11,6 +11,8 @@ use crate::numeric::bin;
 const LINKS: usize = 8;
 /// Starts still running per function.
 const ACTIVE: usize = 3;
+/// How many times more often than by chance a function has to start in some lag after another to be announced by it.
+const LIFT: f32 = 2.0;
 /// Onsets remembered per edge.
 const RECENT: usize = 64;
 /// Upper ends of the lag bins, minutes.
@@ -42,6 +44,11 @@ struct Start {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Chain {
     onsets: f32,
+    /// Minutes from onset to onset, exponentially averaged; 0 before the second.
+    pause: f32,
+    latest: i64,
+    /// What decides whether a newcomer takes a place: looks random, and is the same in every run.
+    dice: u32,
     links: Vec<Link>,
     active: Vec<Start>,
 }
@@ -53,8 +60,13 @@ impl Chain {
     }
 
     /// This function started at `minute`: whatever was announced has come true.
-    pub(crate) fn started(&mut self) {
+    fn started(&mut self, minute: i64) {
         self.active.clear();
+        if self.onsets > 0.0 {
+            let pause = (minute - self.latest).clamp(1, 100_000) as f32;
+            self.pause += (pause - self.pause) * (1.0 / self.onsets).max(0.05);
+        }
+        self.latest = minute;
         self.onsets += 1.0;
         if self.onsets > 200.0 {
             self.onsets *= 0.5;
@@ -74,13 +86,15 @@ impl Chain {
             let mut lags = [0.0; LAGS.len()];
             lags[at] = 1.0;
             self.links.push(Link { to, lags });
-        } else {
-            // As in the Misra-Gries summary: a newcomer wears all others down until a place is free.
-            self.links.iter_mut().for_each(|l| {
-                let total = l.total();
-                l.lags.iter_mut().for_each(|x| *x *= ((total - 0.25) / total).max(0.0));
-            });
-            self.links.retain(|l| l.total() > 0.3);
+        } else if let Some(rarest) = self.links.iter_mut().min_by(|a, b| a.total().total_cmp(&b.total())) {
+            // A newcomer takes the place of the rarest the less likely the more often that was seen: where much goes on
+            // besides, those that really follow are met again and again and get in, and then stay.
+            self.dice = self.dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            if (self.dice >> 8) as f32 / (1u32 << 24) as f32 * (rarest.total() + 1.0) < 1.0 {
+                let mut lags = [0.0; LAGS.len()];
+                lags[at] = 1.0;
+                *rarest = Link { to, lags };
+            }
         }
     }
 
@@ -92,11 +106,27 @@ impl Chain {
         })
     }
 
+    /// Takes note of a predecessor's start, if this function follows it clearly more often than it starts anyway.
     fn announce(&mut self, start: Start) {
-        if self.active.len() >= ACTIVE {
-            self.active.remove(0);
+        let mut low = 1;
+        let lift = LAGS.iter().zip(start.lags).fold(0.0f32, |lift, (&high, p)| {
+            let by_chance = ((high - low) as f32 / self.pause.max(1.0)).min(1.0);
+            low = high;
+            lift.max(p / by_chance)
+        });
+        if lift < LIFT {
+            return;
         }
-        self.active.push(start);
+        self.active.retain(|s| start.minute - s.minute < LAGS[LAGS.len() - 1]);
+        let strength = |s: &Start| s.lags.iter().sum::<f32>();
+        if self.active.len() < ACTIVE {
+            self.active.push(start);
+        } else if let Some(weakest) =
+            self.active.iter_mut().min_by(|a, b| strength(a).total_cmp(&strength(b)))
+            && strength(weakest) < strength(&start)
+        {
+            *weakest = start;
+        }
     }
 
     /// Probability that this function starts in `(now + after, now + until]`, from the starts of others; `None` when nothing
@@ -146,7 +176,7 @@ impl RecentOnsets {
         }
         let mut announced = Vec::new();
         with_chain(who, &mut |chain| {
-            chain.started();
+            chain.started(minute);
             announced.extend(chain.announcements());
         });
         for (to, lags) in announced {
@@ -193,10 +223,31 @@ mod tests {
     }
 
     #[test]
+    fn a_successor_is_found_among_many_that_start_anyway() {
+        // Function 1 starts 4 minutes after function 0; functions 2 to 39 start now and then all the time.
+        let mut chains = vec![Chain::default(); 40];
+        let mut recent = RecentOnsets::default();
+        let mut onset = |chains: &mut Vec<Chain>, minute, who: u32| {
+            recent.onset(minute, (who, 0), |(i, _), f| f(&mut chains[i as usize]));
+        };
+        for minute in 0..20_000i64 {
+            match minute % 200 {
+                0 => onset(&mut chains, minute, 0),
+                4 => onset(&mut chains, minute, 1),
+                _ => {}
+            }
+            onset(&mut chains, minute, 2 + (minute * 7 % 38) as u32);
+        }
+        onset(&mut chains, 20_000, 0);
+        let soon = chains[1].probability(20_000, 0, 5).unwrap_or(0.0);
+        assert!(soon > 0.7, "{soon}");
+    }
+
+    #[test]
     fn a_flood_of_successors_stays_bounded() {
         let mut chain = Chain::default();
         for i in 0..100_000 {
-            chain.started();
+            chain.started(i64::from(i));
             chain.followed((i, 0), 3);
         }
         assert!(chain.links.len() <= LINKS);

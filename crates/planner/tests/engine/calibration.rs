@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use foreshard_planner::{Engine, EngineConfig, Horizon, Score, WindowRequest, score};
+use foreshard_planner::{Engine, EngineConfig, Horizon, Part, Score, WindowRequest, score};
 
 use crate::trace::{Call, DAY, START, config, observe, outcomes, run, seasonal};
 
@@ -47,7 +47,7 @@ fn next_minute(config: EngineConfig) -> Score {
 #[test]
 fn cold_windows_are_calibrated_and_would_not_be_without_the_map() {
     let with = next_minute(config());
-    let without = next_minute(EngineConfig { calibrate: false, ..config() });
+    let without = next_minute(EngineConfig { without: vec![Part::Calibration], ..config() });
     assert!(with.ece < 0.002, "{with:?}");
     assert!(without.ece > 0.003, "the bound is no test of the calibration: {without:?}");
     assert!(with.brier < without.brier, "{with:?} {without:?}");

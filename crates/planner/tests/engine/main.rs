@@ -1,8 +1,10 @@
 //! The engine as its callers see it, on generated traces.
 
+mod ablation;
 mod calibration;
 mod cold_start;
 mod honesty;
 mod hostile;
+mod scale;
 mod schedules;
 mod trace;
