@@ -106,22 +106,22 @@ const _: () = assert!(OTHER_INPUTS + 11 <= INPUTS);
 
 /// The inputs that a part of the engine is responsible for, its tables included.
 pub(crate) fn inputs_of(part: Part) -> Vec<usize> {
-    let (ranges, tables): (&[std::ops::Range<usize>], &[usize]) = match part {
-        Part::Hazard => (&[0..PHASE_INPUTS, RHYTHM_INPUTS + 4..TABLE_INPUTS], &[0, 1, 3, 8, 10, 11]),
-        Part::Phases => (&[PHASE_INPUTS..RATE_INPUTS, RHYTHM_INPUTS..RHYTHM_INPUTS + 4], &[2, 3, 9, 11]),
-        Part::Seasons => (
-            &[
-                SEASON_INPUTS..RHYTHM_INPUTS,
-                OTHER_INPUTS + 4..OTHER_INPUTS + 6,
-                OTHER_INPUTS + 9..OTHER_INPUTS + 10,
-            ],
-            &[4, 5, 7, 12],
-        ),
-        Part::Transitions => (&[OTHER_INPUTS..OTHER_INPUTS + 1], &[13]),
-        Part::Siblings => (&[OTHER_INPUTS + 1..OTHER_INPUTS + 2, OTHER_INPUTS + 10..OTHER_INPUTS + 11], &[6]),
-        Part::Calibration | Part::Guard => (&[], &[]),
+    let (inputs, tables): (Vec<usize>, &[usize]) = match part {
+        Part::Hazard => {
+            ((0..PHASE_INPUTS).chain(RHYTHM_INPUTS + 4..TABLE_INPUTS).collect(), &[0, 1, 3, 8, 10, 11])
+        }
+        Part::Phases => {
+            ((PHASE_INPUTS..RATE_INPUTS).chain(RHYTHM_INPUTS..RHYTHM_INPUTS + 4).collect(), &[2, 3, 9, 11])
+        }
+        Part::Seasons => {
+            let clock = [OTHER_INPUTS + 4, OTHER_INPUTS + 5, OTHER_INPUTS + 9];
+            ((SEASON_INPUTS..RHYTHM_INPUTS).chain(clock).collect(), &[4, 5, 7, 12])
+        }
+        Part::Transitions => (vec![OTHER_INPUTS], &[13]),
+        Part::Siblings => (vec![OTHER_INPUTS + 1, OTHER_INPUTS + 10], &[6]),
+        Part::Calibration | Part::Guard => (Vec::new(), &[]),
     };
-    ranges.iter().cloned().flatten().chain(tables.iter().map(|t| TABLE_INPUTS + t)).collect()
+    inputs.into_iter().chain(tables.iter().map(|t| TABLE_INPUTS + t)).collect()
 }
 
 /// The tables of one horizon.
