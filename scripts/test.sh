@@ -17,6 +17,8 @@ case $scope in
     everything)
         selection=(--workspace)
         # pg_upgrade goes from one major to another.
+        FORESHARD_SERVER_16=$(stage "$(scripts/setup.sh postgres 16)")
+        export FORESHARD_SERVER_16
         FORESHARD_SERVER_18=$(stage "$(scripts/setup.sh postgres 18)")
         export FORESHARD_SERVER_18
         # The migration tools that the examples are for.

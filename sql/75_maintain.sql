@@ -77,3 +77,23 @@ CREATE FUNCTION foreshard.health_log() RETURNS TABLE ("check" text, status text,
                 WHERE logged_at < now() - foreshard.log_retention() - foreshard.log_retention() / 30 - interval '2 hours') AS overdue) AS l
     $$;
 COMMENT ON FUNCTION foreshard.health_log() IS 'the part of health() about the execution log';
+
+-- Expression trees are of one major version. A dump carries text only; pg_upgrade takes the tables as they are.
+CREATE FUNCTION foreshard.rederive() RETURNS void
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+        UPDATE foreshard.shard SET predicate = predicate WHERE source IS NOT NULL;
+        UPDATE foreshard.shard_query SET query = query;
+    $$;
+COMMENT ON FUNCTION foreshard.rederive() IS 'derives anew what follows from the definitions: once after pg_upgrade';
+
+CREATE FUNCTION foreshard.health_derived() RETURNS TABLE ("check" text, status text, detail text, fix text)
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+    BEGIN
+        PERFORM foreshard.predicate_text(s.source, s.predicate_tree) FROM foreshard.shard s JOIN pg_class c ON c.oid = s.source;
+    EXCEPTION WHEN OTHERS THEN
+        RETURN QUERY SELECT 'definitions', 'fail', 'definitions were derived by another major version of PostgreSQL', 'SELECT foreshard.rederive()';
+    END
+    $$;
+COMMENT ON FUNCTION foreshard.health_derived() IS 'the part of health() about what pg_upgrade leaves behind';

@@ -223,5 +223,6 @@ CREATE FUNCTION foreshard.health() RETURNS TABLE ("check" text, status text, det
         UNION ALL SELECT * FROM foreshard.health_shards()
         UNION ALL SELECT * FROM foreshard.health_queries()
         UNION ALL SELECT * FROM foreshard.health_log()
+        UNION ALL SELECT * FROM foreshard.health_derived()
     $$;
 COMMENT ON FUNCTION foreshard.health() IS 'every misconfiguration of this origin; status is ok, warn or fail, fix the statement that mends it';
