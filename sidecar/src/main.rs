@@ -10,6 +10,7 @@ mod fetch;
 mod fuzzing;
 mod http;
 mod origin;
+mod persist;
 mod plan;
 mod reload;
 mod serve;

@@ -1,4 +1,4 @@
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use foreshard_protocol::{Lsn, RowChange, ShardName};
@@ -14,6 +14,8 @@ pub(crate) struct Cache {
     bytes: usize,
     unused_bytes: usize,
     budget: usize,
+    /// Instances that came, changed or went since they were last taken, where that matters.
+    changed: Option<HashSet<Arc<str>>>,
 }
 
 struct Entry {
@@ -34,7 +36,14 @@ pub(crate) struct Removed {
 
 impl Cache {
     pub(crate) fn new(budget: usize) -> Self {
-        Cache { entries: LruCache::unbounded(), by_shard: HashMap::new(), bytes: 0, unused_bytes: 0, budget }
+        Cache {
+            entries: LruCache::unbounded(),
+            by_shard: HashMap::new(),
+            bytes: 0,
+            unused_bytes: 0,
+            budget,
+            changed: None,
+        }
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -84,6 +93,9 @@ impl Cache {
         mut evictable: impl FnMut(&str) -> bool,
     ) -> (Result<(), Refused>, Vec<Removed>) {
         let Some(entry) = self.entries.peek_mut(instance) else { return (Ok(()), Vec::new()) };
+        if let Some(changed) = &mut self.changed {
+            changed.insert(entry.copy.instance.clone());
+        }
         let before = entry.copy.bytes();
         let applied = ShardCopy::apply(&mut entry.copy, changes);
         let after = entry.copy.bytes();
@@ -143,6 +155,9 @@ impl Cache {
             }
             out.extend(victims.iter().filter_map(|instance| self.remove(instance)));
         }
+        if let Some(changed) = &mut self.changed {
+            changed.insert(copy.instance.clone());
+        }
         self.bytes += copy.bytes();
         self.unused_bytes += copy.bytes();
         self.by_shard.entry(shard.to_owned()).or_default().insert(copy.instance.clone());
@@ -153,6 +168,9 @@ impl Cache {
 
     pub(crate) fn remove(&mut self, instance: &str) -> Option<Removed> {
         let (instance, entry) = self.entries.pop_entry(instance)?;
+        if let Some(changed) = &mut self.changed {
+            changed.insert(instance.clone());
+        }
         if let Some(instances) = self.by_shard.get_mut(&entry.shard) {
             instances.remove(&instance);
             if instances.is_empty() {
@@ -165,6 +183,23 @@ impl Cache {
             self.unused_bytes -= bytes;
         }
         Some(Removed { instance, bytes, used: entry.used, hits: entry.hits })
+    }
+
+    /// Notes from now on what changes, beginning with everything that is here; or no longer.
+    pub(crate) fn track(&mut self, on: bool) {
+        self.changed = on.then(|| self.entries.iter().map(|(instance, _)| instance.clone()).collect());
+    }
+
+    /// What has changed since this was last asked.
+    pub(crate) fn take_changed(&mut self) -> HashSet<Arc<str>> {
+        self.changed.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// To be told again the next time.
+    pub(crate) fn changed_again(&mut self, instances: Vec<Arc<str>>) {
+        if let Some(changed) = &mut self.changed {
+            changed.extend(instances);
+        }
     }
 
     pub(crate) fn instances_of(&self, shard: &str) -> Vec<Arc<str>> {

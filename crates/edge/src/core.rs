@@ -17,6 +17,7 @@ use crate::refetch::Refetch;
 use crate::requests::{Answer, Refusal, RequestId, Requests};
 use crate::stats::Stats;
 use crate::stream::Stream;
+use crate::warm::Durability;
 
 /// Names a fetch.
 pub type FlightId = u64;
@@ -83,6 +84,7 @@ pub struct EdgeCore {
     pub(crate) agenda: Agenda,
     pub(crate) admission: Admission,
     pub(crate) refetch: Refetch,
+    pub(crate) durability: Durability,
     pub(crate) stats: Stats,
     pub(crate) actions: Vec<Action>,
     agenda_changes_at: Option<i64>,
@@ -111,6 +113,7 @@ impl EdgeCore {
             agenda: Agenda::default(),
             admission: Admission::new(config.prefetch_concurrency),
             refetch: Refetch::new(seed),
+            durability: Durability::default(),
             stats: Stats::default(),
             actions: Vec::new(),
             agenda_changes_at: None,
@@ -137,6 +140,8 @@ impl EdgeCore {
             return;
         }
         self.stats.frames += 1;
+        // What a predecessor kept lies before this frame, or is reached with it.
+        self.warm_up(now, Lsn(frame.end_lsn.0 - 1));
         let Frame { xid, commit_lsn, end_lsn, events, .. } = frame;
         self.stream.remember(xid, commit_lsn);
         let mut defined = Vec::new();
@@ -167,6 +172,7 @@ impl EdgeCore {
     /// The stream holds nothing more for this edge up to `position`.
     pub fn position(&mut self, now: Now, position: Lsn) {
         self.stream.advance(position);
+        self.warm_up(now, self.stream.position());
         for id in self.requests.reached(self.stream.position()) {
             self.look_again(now, id);
         }
@@ -237,6 +243,7 @@ impl EdgeCore {
             self.actions.push(Action::LoadCatalog);
             return;
         };
+        self.check_warm();
         for (xid, shard) in unseen {
             self.redefined(now, xid, &shard);
         }

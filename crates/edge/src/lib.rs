@@ -26,6 +26,7 @@ pub mod rows;
 mod stats;
 mod stream;
 mod views;
+mod warm;
 
 pub use admission::Resources;
 pub use config::EdgeConfig;
@@ -36,3 +37,4 @@ pub use deltas::Refused;
 pub use now::Now;
 pub use requests::{Answer, Part, Refusal, Reply, Request, RequestId, ServedFrom};
 pub use stats::Stats;
+pub use warm::DurableStep;

@@ -20,6 +20,7 @@ impl EdgeCore {
             self.stats.resets += 1;
         }
         self.stream.restart(position);
+        self.forget_warm();
         self.definitions.unload();
         self.agenda.clear();
         self.start_empty();

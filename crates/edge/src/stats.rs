@@ -51,6 +51,8 @@ pub struct Stats {
     pub schedule_entries_dropped: u64,
     /// Times the origin that answered was not the one that was streamed.
     pub doubts: u64,
+    /// Copies taken over from a predecessor.
+    pub warm_copies: u64,
     /// Times all copies were dropped because the stream lost its past.
     pub resets: u64,
 }

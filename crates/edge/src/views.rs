@@ -33,7 +33,11 @@ impl EdgeCore {
 
     /// The position up to which the origin may forget; see `Stream::acknowledged`.
     pub fn acknowledged(&self) -> Lsn {
-        if self.definitions.ready() { self.stream.acknowledged() } else { Lsn::ZERO }
+        if self.definitions.ready() {
+            self.stream.acknowledged().min(self.durable_up_to())
+        } else {
+            Lsn::ZERO
+        }
     }
 
     /// Counters.

@@ -6,6 +6,7 @@
 
 mod catalog;
 mod codec;
+mod disk;
 mod fetch;
 mod frame;
 mod ids;
@@ -15,6 +16,7 @@ mod snapshot;
 
 pub use catalog::{CatalogSnapshot, EdgeName, FunctionId, Mapping, Schedule, ScheduleEntry, ShardDef};
 pub use codec::{DecodeError, RowsWriter, Wire, decode, encode};
+pub use disk::{DISK_VERSION, KeptCopy, KeptState};
 pub use fetch::{
     Column, ColumnKind, Comparison, FetchFailure, FetchHeader, FetchPart, Row, RowOrder, fingerprint,
 };

@@ -13,7 +13,8 @@ use foreshard_edge::EdgeConfig;
 
 use crate::clock::Clock;
 use crate::origin::OriginAddress;
-pub(crate) use settings::{SETTINGS, Setting};
+use crate::persist::Keys;
+pub(crate) use settings::{SECRET, SETTINGS, Setting};
 use sources::{Reader, Values, read_file};
 use units::{bytes, bytes_within, count, duration, listen, share};
 
@@ -63,6 +64,16 @@ pub(crate) struct Limits {
     pub(crate) write_timeout: Duration,
 }
 
+/// Where copies are kept, and with which keys.
+#[derive(Clone, Debug)]
+pub(crate) struct Keep {
+    pub(crate) dir: PathBuf,
+    /// To be read again when it changes, if the keys are from a file.
+    pub(crate) key_file: Option<PathBuf>,
+    pub(crate) keys: Keys,
+    pub(crate) every: Duration,
+}
+
 /// Settings of `serve`, checked.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
@@ -73,6 +84,8 @@ pub(crate) struct Config {
     /// HTTPS, if wanted.
     pub(crate) tls: Option<TlsFiles>,
     pub(crate) limits: Limits,
+    /// The persistent cache, if there is one.
+    pub(crate) keep: Option<Keep>,
     pub(crate) core: EdgeConfig,
     pub(crate) fetch_timeout: Duration,
     pub(crate) connect_timeout: Duration,
@@ -135,6 +148,7 @@ impl Config {
         let auth = Self::auth(&mut reader, listen.as_ref());
         let tls = Self::tls(&mut reader);
         let limits = Self::limits(&mut reader);
+        let keep = Self::keep(&mut reader);
         let prefetch = reader.read("prefetch", |text| match text {
             "on" | "true" => Ok(true),
             "off" | "false" => Ok(false),
@@ -172,6 +186,7 @@ impl Config {
                 auth: auth?,
                 tls: tls?,
                 limits: limits?,
+                keep: keep?,
                 core,
                 fetch_timeout: fetch_timeout?,
                 connect_timeout: connect_timeout?,
@@ -234,6 +249,31 @@ impl Config {
                     "tls_cert: HTTPS needs both tls_cert and tls_key; tls_client_ca comes on top of them"
                         .into(),
                 );
+                None
+            }
+        }
+    }
+
+    fn keep(reader: &mut Reader<'_>) -> Option<Option<Keep>> {
+        let dir = reader.read("cache_dir", |text| Ok(PathBuf::from(text)))?;
+        let every = reader.read("cache_interval", duration)?;
+        let key_file = reader
+            .read("cache_key_file", |text| Ok(Some(PathBuf::from(text)).filter(|_| !text.is_empty())))?;
+        let given =
+            reader.read("cache_key", |text| Ok(Some(text.to_owned()).filter(|text| !text.is_empty())))?;
+        if dir.as_os_str().is_empty() {
+            return Some(None);
+        }
+        let keys = match (&key_file, given) {
+            (Some(file), None) => Keys::read(file).map_err(|mistake| format!("cache_key_file: {mistake}")),
+            (None, Some(text)) => Keys::parse(&text).map_err(|mistake| format!("cache_key: {mistake}")),
+            (Some(_), Some(_)) => Err("cache_key_file: give the file or FORESHARD_CACHE_KEY, not both".into()),
+            (None, None) => Err("cache_key_file: missing: what is kept on a disk is encrypted; make a key with `openssl rand -base64 32`".into()),
+        };
+        match keys {
+            Ok(keys) => Some(Some(Keep { dir, key_file, keys, every })),
+            Err(mistake) => {
+                reader.mistakes.push(mistake);
                 None
             }
         }
@@ -377,6 +417,20 @@ mod tests {
         assert!(half[0].contains("tls_key"), "{half:?}");
         let both = load("", &[], &[ENOUGH, &[("tls_cert", "/c"), ("tls_key", "/k")]].concat()).unwrap();
         assert!(both.tls.is_some_and(|files| files.client_ca.is_none()));
+    }
+
+    #[test]
+    fn what_is_kept_is_encrypted() {
+        let open = load("", &[], &[ENOUGH, &[("cache_dir", "/c")]].concat()).unwrap_err();
+        assert!(open[0].contains("openssl rand"), "{open:?}");
+        let key = "ab".repeat(32);
+        let config =
+            load("", &[("FORESHARD_CACHE_KEY", &key)], &[ENOUGH, &[("cache_dir", "/c")]].concat()).unwrap();
+        assert!(config.keep.is_some() && !format!("{config:?}").contains("abab"));
+        let bad =
+            load("", &[("FORESHARD_CACHE_KEY", "hunter22")], &[ENOUGH, &[("cache_dir", "/c")]].concat())
+                .unwrap_err();
+        assert!(bad[0].contains("cache_key") && !bad[0].contains("hunter22"), "{bad:?}");
     }
 
     #[test]

@@ -137,5 +137,28 @@ pub(crate) const SETTINGS: &[Setting] = &[
         default: "20s",
         help: "a client that takes nothing of its answer for this long is cut off",
     },
+    Setting {
+        name: "cache_dir",
+        default: "",
+        help: "folder of the persistent cache: copies are kept there, encrypted, and a restart finds them; empty for none",
+    },
+    Setting {
+        name: "cache_key_file",
+        default: "",
+        help: "file with the keys of the persistent cache, one a line, 32 bytes in base64 or hexadecimal: the first one encrypts, all decrypt; read again when it changes and on SIGHUP",
+    },
+    Setting {
+        name: "cache_key",
+        default: "",
+        help: "the same without a file, in FORESHARD_CACHE_KEY; never a flag",
+    },
+    Setting {
+        name: "cache_interval",
+        default: "1s",
+        help: "how often what has changed is written to the persistent cache",
+    },
     Setting { name: "clock", default: "wall", help: "wall, or replay:T0@W0*RATE to replay a trace" },
 ];
+
+/// Settings that are secrets themselves: not flags, because a command line is everybody's to read.
+pub(crate) const SECRET: &[&str] = &["cache_key"];

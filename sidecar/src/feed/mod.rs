@@ -15,8 +15,9 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::config::Config;
 use crate::fetch::{OriginError, connect};
+use crate::persist::Keeper;
 use crate::serve::Shared;
-use past::Past;
+pub(crate) use past::{Identity, Past};
 use replication::{Message, Replication};
 
 /// Nothing at all from the origin for this long, although it was asked: the connection is taken for dead.
@@ -25,12 +26,16 @@ const SILENCE: Duration = Duration::from_secs(20);
 const ACKNOWLEDGE_EVERY: Duration = Duration::from_millis(500);
 
 /// Follows the stream until the edge is dropped; every loss of the connection is followed by another attempt.
-pub(crate) async fn run(config: Arc<Config>, shared: Arc<Shared>) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    config: Arc<Config>,
+    shared: Arc<Shared>,
+    keeper: Option<Arc<Keeper>>,
+) -> anyhow::Result<()> {
     let mut attempt = 0_u32;
-    let mut past = Past::default();
+    let mut past = keeper.as_ref().and_then(|keeper| keeper.past()).unwrap_or_default();
     loop {
         let connected = Instant::now();
-        let error = match follow(&config, &shared, &mut past).await {
+        let error = match follow(&config, &shared, &mut past, keeper.as_deref()).await {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
@@ -48,7 +53,12 @@ pub(crate) async fn run(config: Arc<Config>, shared: Arc<Shared>) -> anyhow::Res
     }
 }
 
-async fn follow(config: &Arc<Config>, shared: &Arc<Shared>, past: &mut Past) -> anyhow::Result<()> {
+async fn follow(
+    config: &Arc<Config>,
+    shared: &Arc<Shared>,
+    past: &mut Past,
+    keeper: Option<&Keeper>,
+) -> anyhow::Result<()> {
     let client = connect(&config.origin, config.connect_timeout).await?;
     let slot = slot::prepare(config, &client).await?;
     if slot.lost {
@@ -78,7 +88,13 @@ async fn follow(config: &Arc<Config>, shared: &Arc<Shared>, past: &mut Past) -> 
     past.started(stream.origin.clone(), start, loss.is_some());
     Shared::count(&shared.stream_connects, 1);
     shared.set_trouble(None);
-    shared.with(|core, now| core.stream_started(now, start, loss.is_none()));
+    let kept = keeper.and_then(|keeper| keeper.started(&stream.origin, &slot.name, loss.is_some()));
+    shared.with(|core, now| {
+        core.stream_started(now, start, loss.is_none());
+        if let Some((position, copies)) = kept {
+            core.warm(now, position, copies);
+        }
+    });
     let mut acknowledge = interval(ACKNOWLEDGE_EVERY);
     acknowledge.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut heard = Instant::now();

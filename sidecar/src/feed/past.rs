@@ -77,6 +77,11 @@ impl std::fmt::Display for Loss {
 }
 
 impl Past {
+    /// What a predecessor left.
+    pub(crate) fn kept(system: String, timeline: u32, applied: Lsn, acknowledged: Lsn) -> Self {
+        Past { origin: Some(Identity { system, timeline, flushed: applied }), applied, acknowledged }
+    }
+
     /// Whether what the core knows still counts, now that the stream goes on at `confirmed` of the slot at `origin`.
     pub(crate) fn loss(&self, origin: &Identity, confirmed: Lsn, created: bool) -> Option<Loss> {
         let Some(known) = &self.origin else { return Some(Loss::Beginning) };

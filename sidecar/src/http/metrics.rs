@@ -122,6 +122,7 @@ fn counters(stats: &Stats) -> Vec<Counter> {
             "schedule entries dropped: low confidence, unknown or not readable",
             one(stats.schedule_entries_dropped),
         ),
+        ("warm_copies_total", "copies taken over from a predecessor", one(stats.warm_copies)),
         ("resets_total", "times every copy was dropped because the stream lost its past", one(stats.resets)),
     ]
 }

@@ -14,14 +14,15 @@ use foreshard_edge::EdgeCore;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::config::{Auth, Config, SETTINGS, Setting};
+use crate::config::{Auth, Config, SECRET, SETTINGS, Setting};
 use crate::http::{App, Bound, Compressed, Guard, Https};
+use crate::persist::Keeper;
 use crate::{feed, fetch, reload};
 
 pub(crate) use log::{Execution, Logger};
 pub(crate) use shared::Shared;
 
-/// Flags of `serve`: `--config`, and every setting.
+/// Flags of `serve`: `--config`, and every setting that is no secret.
 pub(crate) struct ServeArgs {
     config: Option<PathBuf>,
     settings: Vec<(&'static str, Option<String>)>,
@@ -31,7 +32,8 @@ impl Args for ServeArgs {
     fn augment_args(command: clap::Command) -> clap::Command {
         let file = Arg::new("config").long("config").value_name("FILE").help("TOML file with settings");
         let file = file.value_parser(clap::value_parser!(PathBuf));
-        SETTINGS.iter().fold(command.arg(file), |command, setting| {
+        let flags = SETTINGS.iter().filter(|setting| !SECRET.contains(&setting.name));
+        flags.fold(command.arg(file), |command, setting| {
             let flag = Arg::new(setting.name).long(setting.name.replace('_', "-")).value_name("VALUE");
             command.arg(flag.help(setting.help).help_heading("Settings"))
         })
@@ -45,7 +47,8 @@ impl Args for ServeArgs {
 impl FromArgMatches for ServeArgs {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let value = |setting: &Setting| (setting.name, matches.get_one::<String>(setting.name).cloned());
-        let settings = SETTINGS.iter().map(value).collect();
+        let flags = SETTINGS.iter().filter(|setting| !SECRET.contains(&setting.name));
+        let settings = flags.map(value).collect();
         Ok(ServeArgs { config: matches.get_one("config").cloned(), settings })
     }
 
@@ -72,6 +75,9 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let (orders, ordered) = mpsc::unbounded_channel();
     let shared =
         Arc::new(Shared::new(EdgeCore::new(config.core.clone(), rand::random()), config.clock, orders));
+    let keeper =
+        config.keep.as_ref().map(|keep| Keeper::open(keep, &config.edge, shared.clone())).transpose()?;
+    let keeper = keeper.map(Arc::new);
     match feed::preflight(&config).await {
         Err(error) if error.permanent => bail!("{error}"),
         Err(error) => {
@@ -99,7 +105,14 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     tokio::spawn(control::run(config.clone(), shared.clone(), log));
     tokio::spawn(resources::run(shared.clone()));
     tokio::spawn(tick(shared.clone()));
-    let feed = tokio::spawn(feed::run(config.clone(), shared.clone()));
+    if let Some(keeper) = &keeper {
+        let (reloaded, steps) = (keeper.clone(), keeper.clone());
+        tokio::spawn(reload::watch("keys of the persistent cache", keeper.files(), move || {
+            reloaded.reload()
+        }));
+        tokio::spawn(steps.run());
+    }
+    let feed = tokio::spawn(feed::run(config.clone(), shared.clone(), keeper.clone()));
     tracing::info!(edge = config.edge, listen = ?config.listen, "serving");
     let edge = config.edge.clone();
     let end = async move {
@@ -112,7 +125,12 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
             },
         }
     };
-    listener.serve(Arc::new(app), end).await
+    let result = listener.serve(Arc::new(app), end).await;
+    if let Some(keeper) = keeper {
+        // A successor starts from here.
+        tokio::task::spawn_blocking(move || keeper.step()).await?;
+    }
+    result
 }
 
 /// The core's sense of time.

@@ -12,6 +12,7 @@ use crate::shop::Shop;
 const SOON: Duration = Duration::from_secs(30);
 const PASSWORD: &str = "the-password-Zq7";
 const SHARED: &str = "the-shared-secret-of-tokens-Zq8-0123456789";
+const CACHE_KEY: &str = "c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9c9";
 /// A value of a row that no log has any business with.
 const VALUE: &str = "a-private-value-Zq9";
 
@@ -26,6 +27,7 @@ async fn a_run_with_everything_logged_shows_no_secret() -> Result<()> {
         .await?;
     let keys = tempfile::NamedTempFile::new()?;
     std::fs::write(keys.path(), SHARED)?;
+    let cache = tempfile::tempdir()?;
     let url = shop.origin.url_of(&shop.login.role, PASSWORD, "postgres");
     let options = |url: &str| {
         let mut options = SidecarOptions::of(&EdgeLogin { url: url.to_owned(), ..shop.login.clone() });
@@ -35,6 +37,8 @@ async fn a_run_with_everything_logged_shows_no_secret() -> Result<()> {
             ("RUST_BACKTRACE".into(), "1".into()),
             ("FORESHARD_AUTH_KEY_FILE".into(), keys.path().display().to_string()),
             ("FORESHARD_MAX_STALENESS".into(), "1s".into()),
+            ("FORESHARD_CACHE_DIR".into(), cache.path().display().to_string()),
+            ("FORESHARD_CACHE_KEY".into(), CACHE_KEY.into()),
         ];
         options.arguments.clear();
         options
@@ -87,7 +91,7 @@ async fn a_run_with_everything_logged_shows_no_secret() -> Result<()> {
         said += &failed.log_text();
     }
     ensure!(said.contains("/metrics") || said.contains("foreshard_served_total"), "nothing was said at all");
-    for secret in [PASSWORD, SHARED, token.as_str(), signature.as_str(), VALUE, "claim-Zq6"] {
+    for secret in [PASSWORD, SHARED, CACHE_KEY, token.as_str(), signature.as_str(), VALUE, "claim-Zq6"] {
         if let Some(at) = said.find(secret) {
             let from = said[..at].rfind('\n').map_or(0, |at| at + 1);
             panic!("{secret} is in: {}", said[from..].lines().next().unwrap_or_default());
