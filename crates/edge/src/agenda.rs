@@ -4,19 +4,46 @@ use std::sync::Arc;
 
 use foreshard_protocol::{InstanceId, Schedule};
 
+use crate::agent::costs::Costs;
+use crate::agent::trust::Trust;
 use crate::definitions::{Definitions, FunctionShard};
 
-/// What the schedules in force ask for, most confident first.
+/// What the schedules in force ask for: what saves most waiting per byte comes first.
 #[derive(Default)]
 pub(crate) struct Agenda {
     /// Ascending by id; of two for one moment the later is in force.
     schedules: Vec<Schedule>,
-    wanted: HashMap<Arc<str>, Confidence>,
-    todo: BTreeSet<(Reverse<Confidence>, Arc<str>)>,
+    wanted: HashMap<Arc<str>, Want>,
+    todo: BTreeSet<(Reverse<Rank>, Arc<str>)>,
+    trust: Trust,
 }
 
-/// A probability as an integer, so that it can be ordered.
-type Confidence = u32;
+/// An instance that is wanted.
+#[derive(Clone, Copy)]
+struct Want {
+    /// As published; the highest of the entries that name it.
+    confidence: f64,
+    rank: Rank,
+    /// When it stops being wanted, in the time of schedules.
+    until: i64,
+    /// It was fetched while it was wanted, and it was served since.
+    fetched: bool,
+    used: bool,
+}
+
+/// Waiting saved per byte, so that it can be ordered: the bits of a positive number have its order.
+type Rank = u64;
+
+fn rank(density: f64) -> Rank {
+    density.max(0.0).to_bits()
+}
+
+/// By which entries are judged.
+pub(crate) struct Terms<'a> {
+    /// Entries that are believed this much or less are dropped.
+    pub(crate) min_confidence: f64,
+    pub(crate) costs: &'a Costs,
+}
 
 /// Schedules kept at once; the oldest goes first.
 const MAX_SCHEDULES: usize = 64;
@@ -39,8 +66,9 @@ impl Agenda {
         true
     }
 
+    /// Forgets the schedules; how far they were right stays known.
     pub(crate) fn clear(&mut self) {
-        *self = Agenda::default();
+        *self = Agenda { trust: std::mem::take(&mut self.trust), ..Agenda::default() };
     }
 
     /// The schedule in force at a moment.
@@ -48,40 +76,55 @@ impl Agenda {
         self.schedules.iter().rev().find(|s| s.starts_at <= trace_now && trace_now < s.ends_at)
     }
 
-    /// The next moment at which another schedule comes into force, `lead` early, or one ends.
-    pub(crate) fn next_change(&self, trace_now: i64, lead: i64) -> Option<i64> {
-        let moments = self.schedules.iter().flat_map(|s| [s.starts_at - lead, s.starts_at, s.ends_at]);
+    /// The next moment at which another schedule comes into force, each of the leads early, or one ends.
+    pub(crate) fn next_change(&self, trace_now: i64, leads: [i64; 2]) -> Option<i64> {
+        let moments = self.schedules.iter().flat_map(|s| {
+            let [a, b] = leads.map(|lead| s.starts_at - lead);
+            [a, b, s.starts_at, s.ends_at]
+        });
         moments.filter(|moment| *moment > trace_now).min()
     }
 
-    /// Works out anew what is wanted: entries of the schedule in force and of the one that will be, `lead` from now, that
-    /// are above `min_confidence`, of a known function, and of shards that function may read.
-    /// `held` tells which instances need no fetch. Returns how many entries were dropped.
+    /// Works out anew what is wanted: entries of the schedule in force and of the one that will be, `lead` from now, of a
+    /// known function and of shards that function may read, whose confidence, after what became of earlier ones, is above the
+    /// threshold and worth its bytes. `held` tells which instances need no fetch. Returns how many entries were dropped.
     pub(crate) fn recompute(
         &mut self,
         trace_now: i64,
         lead: i64,
-        min_confidence: f64,
+        terms: &Terms<'_>,
         definitions: &Definitions,
         held: impl Fn(&str) -> bool,
     ) -> u64 {
         self.schedules.retain(|schedule| schedule.ends_at > trace_now);
-        let mut wanted: HashMap<Arc<str>, Confidence> = HashMap::new();
+        let mut wanted: HashMap<Arc<str>, Want> = HashMap::new();
         let mut dropped = 0;
+        let trust = self.trust.factor();
         let current = self.in_force(trace_now);
         let coming =
             self.in_force(trace_now + lead).filter(|coming| current.is_none_or(|c| c.id != coming.id));
-        for entry in current.into_iter().chain(coming).flat_map(|schedule| &schedule.entries) {
-            if !(entry.confidence > min_confidence && entry.confidence <= 1.0) {
+        let schedules = current.into_iter().chain(coming);
+        for (entry, until) in schedules.flat_map(|s| s.entries.iter().map(move |entry| (entry, s.ends_at))) {
+            let believed = entry.confidence * trust;
+            if !(believed > terms.min_confidence && entry.confidence <= 1.0) {
                 dropped += 1;
                 continue;
             }
-            let confidence = (entry.confidence * f64::from(u32::MAX)) as Confidence;
             for text in &entry.shard_list {
                 match text.parse::<InstanceId>() {
-                    Ok(id) if readable(definitions, &entry.function_id, &id) => {
-                        let slot = wanted.entry(id.to_string().into()).or_default();
-                        *slot = confidence.max(*slot);
+                    Ok(id)
+                        if readable(definitions, &entry.function_id, &id)
+                            && believed > terms.costs.worth_it_above(&id.shard) =>
+                    {
+                        let confidence = entry.confidence;
+                        let rank = rank(terms.costs.density(&id.shard, believed));
+                        let fresh = Want { confidence, rank, until, fetched: false, used: false };
+                        let want = wanted.entry(id.to_string().into()).or_insert(fresh);
+                        let until = want.until.max(until);
+                        if confidence > want.confidence {
+                            *want = fresh;
+                        }
+                        want.until = until;
                     }
                     _ => dropped += 1,
                 }
@@ -89,7 +132,7 @@ impl Agenda {
         }
         if wanted.len() > MAX_WANTED {
             let mut ranked: Vec<_> = wanted.into_iter().collect();
-            ranked.sort_unstable_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+            ranked.sort_unstable_by(|a, b| b.1.rank.cmp(&a.1.rank).then_with(|| a.0.cmp(&b.0)));
             dropped += (ranked.len() - MAX_WANTED) as u64;
             ranked.truncate(MAX_WANTED);
             wanted = ranked.into_iter().collect();
@@ -97,8 +140,15 @@ impl Agenda {
         self.todo = wanted
             .iter()
             .filter(|(instance, _)| !held(instance))
-            .map(|(instance, confidence)| (Reverse(*confidence), instance.clone()))
+            .map(|(instance, want)| (Reverse(want.rank), instance.clone()))
             .collect();
+        for (instance, before) in std::mem::take(&mut self.wanted) {
+            match wanted.get_mut(&instance) {
+                Some(want) => (want.fetched, want.used) = (before.fetched, before.used),
+                None if before.fetched => self.trust.outcome(before.confidence, before.used),
+                None => {}
+            }
+        }
         self.wanted = wanted;
         dropped
     }
@@ -109,18 +159,56 @@ impl Agenda {
 
     /// Puts an instance that is wanted and no longer held back in line.
     pub(crate) fn again(&mut self, instance: &str) {
-        if let Some((instance, confidence)) = self.wanted.get_key_value(instance) {
-            self.todo.insert((Reverse(*confidence), instance.clone()));
+        if let Some((instance, want)) = self.wanted.get_key_value(instance) {
+            self.todo.insert((Reverse(want.rank), instance.clone()));
         }
     }
 
     /// The same, but one that is not wanted goes to the end of the line instead of nowhere.
     pub(crate) fn again_or_last(&mut self, instance: &Arc<str>) {
-        let confidence = self.wanted.get(instance).copied().unwrap_or_default();
-        self.todo.insert((Reverse(confidence), instance.clone()));
+        self.todo.insert((Reverse(self.rank(instance)), instance.clone()));
     }
 
-    /// Takes the most confident instance off the line.
+    /// A copy was fetched because a schedule wanted it.
+    pub(crate) fn fetched(&mut self, instance: &str) {
+        if let Some(want) = self.wanted.get_mut(instance) {
+            want.fetched = true;
+        }
+    }
+
+    /// A copy was served.
+    pub(crate) fn used(&mut self, instance: &str) {
+        if let Some(want) = self.wanted.get_mut(instance) {
+            want.used = true;
+        }
+    }
+
+    /// How much waiting per byte a copy of this instance is expected to save; zero if it is not wanted.
+    pub(crate) fn rank(&self, instance: &str) -> u64 {
+        self.wanted.get(instance).map_or(0, |want| want.rank)
+    }
+
+    /// Whether the instance is still wanted at this moment, in the time of schedules.
+    pub(crate) fn wants_at(&self, instance: &str, trace: i64) -> bool {
+        self.wanted.get(instance).is_some_and(|want| trace < want.until)
+    }
+
+    /// How far confidences are believed, 0 to 1.
+    pub(crate) fn trust(&self) -> f64 {
+        self.trust.factor()
+    }
+
+    /// What the schedule that starts next, within `lead`, asks for: instances and about how many bytes.
+    pub(crate) fn coming(&self, trace_now: i64, lead: i64, costs: &Costs) -> Option<(u64, u64)> {
+        let coming =
+            self.schedules.iter().filter(|s| s.starts_at > trace_now && s.starts_at <= trace_now + lead);
+        let coming = coming.min_by_key(|schedule| schedule.starts_at)?;
+        let shards = coming.entries.iter().flat_map(|entry| &entry.shard_list);
+        let bytes = |text: &str| costs.bytes(text.split('?').next().unwrap_or_default());
+        Some(shards.fold((0, 0), |(count, sum), text| (count + 1, sum + bytes(text))))
+    }
+
+    /// Takes what saves most waiting per byte off the line.
     pub(crate) fn next(&mut self) -> Option<Arc<str>> {
         self.todo.pop_first().map(|(_, instance)| instance)
     }
@@ -162,6 +250,10 @@ mod tests {
         definitions
     }
 
+    fn terms(costs: &Costs) -> Terms<'_> {
+        Terms { min_confidence: 0.2 * Trust::default().factor(), costs }
+    }
+
     fn schedule(id: i64, window: (i64, i64), entries: &[(&str, &[&str], f64)]) -> Schedule {
         let entries = entries
             .iter()
@@ -189,7 +281,7 @@ mod tests {
             ("f", &["b?k=4"], f64::NAN),
         ];
         agenda.add(schedule(1, (0, 100), entries), 0);
-        assert_eq!(agenda.recompute(0, 0, 0.2, &definitions(), |_| false), 3);
+        assert_eq!(agenda.recompute(0, 0, &terms(&Costs::new()), &definitions(), |_| false), 3);
         assert_eq!(line(&mut agenda), ["a", "b?k=1"]);
     }
 
@@ -199,7 +291,7 @@ mod tests {
         let entries: &[(&str, &[&str], f64)] =
             &[("f", &["c", "nope", "b", "b?x=1", "b?k=1&x=2", "?", "a"], 0.9), ("stranger", &["b?k=1"], 0.9)];
         agenda.add(schedule(1, (0, 100), entries), 0);
-        assert_eq!(agenda.recompute(0, 0, 0.2, &definitions(), |_| false), 7);
+        assert_eq!(agenda.recompute(0, 0, &terms(&Costs::new()), &definitions(), |_| false), 7);
         assert_eq!(line(&mut agenda), ["a"]);
     }
 
@@ -210,12 +302,12 @@ mod tests {
         agenda.add(schedule(2, (50, 150), &[("f", &["b?k=2"], 0.9)]), 0);
         assert!(!agenda.add(schedule(2, (50, 150), &[]), 0), "known");
         assert!(!agenda.add(schedule(3, (-50, 0), &[]), 0), "over");
-        agenda.recompute(0, 10, 0.2, &definitions(), |_| false);
+        agenda.recompute(0, 10, &terms(&Costs::new()), &definitions(), |_| false);
         assert_eq!(line(&mut agenda), ["b?k=1"]);
-        assert_eq!(agenda.next_change(0, 10), Some(40));
-        agenda.recompute(40, 10, 0.2, &definitions(), |_| false);
+        assert_eq!(agenda.next_change(0, [10, 10]), Some(40));
+        agenda.recompute(40, 10, &terms(&Costs::new()), &definitions(), |_| false);
         assert_eq!(line(&mut agenda), ["b?k=1", "b?k=2"]);
-        agenda.recompute(60, 10, 0.2, &definitions(), |_| false);
+        agenda.recompute(60, 10, &terms(&Costs::new()), &definitions(), |_| false);
         assert_eq!(line(&mut agenda), ["b?k=2"]);
         assert_eq!(agenda.in_force(60).map(|s| s.id), Some(2));
         assert_eq!(agenda.in_force(150).map(|s| s.id), None);
@@ -225,7 +317,7 @@ mod tests {
     fn held_instances_wait_until_they_are_lost() {
         let mut agenda = Agenda::default();
         agenda.add(schedule(1, (0, 100), &[("f", &["a", "b?k=1"], 0.9)]), 0);
-        agenda.recompute(0, 0, 0.2, &definitions(), |instance| instance == "a");
+        agenda.recompute(0, 0, &terms(&Costs::new()), &definitions(), |instance| instance == "a");
         assert_eq!(line(&mut agenda), ["b?k=1"]);
         agenda.again("a");
         agenda.again("unwanted");

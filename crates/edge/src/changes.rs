@@ -36,12 +36,13 @@ impl EdgeCore {
                 let agenda = &self.agenda;
                 let cache = if prefetched { &mut self.prefetch } else { &mut self.reactive };
                 let Some(copy) = cache.peek(&text).filter(|copy| !copy.snapshot.sees(xid)) else { continue };
-                let (result, removed) = match fits(&copy.layout, deltas) {
-                    Ok(()) => {
-                        cache.apply(&text, &instance.rows, |other| !(prefetched && agenda.wants(other)))
-                    }
-                    Err(refused) => (Err(refused), cache.remove(&text).into_iter().collect()),
-                };
+                let (result, removed) =
+                    match fits(&copy.layout, deltas) {
+                        Ok(()) => cache.apply(&text, &instance.rows, |other| {
+                            if prefetched { agenda.rank(other) } else { 0 }
+                        }),
+                        Err(refused) => (Err(refused), cache.remove(&text).into_iter().collect()),
+                    };
                 match result {
                     Ok(()) => {
                         self.stats.deltas_applied += 1;
@@ -124,7 +125,7 @@ impl EdgeCore {
             if self.keep_ahead(&shard, copy.clone()) {
                 self.stats.promoted += 1;
             } else {
-                self.reactive.insert(&shard, copy, |_| true);
+                self.reactive.insert(&shard, copy, |_| 0);
             }
         }
     }
@@ -133,7 +134,7 @@ impl EdgeCore {
     pub(crate) fn keep_ahead(&mut self, shard: &str, copy: Arc<ShardCopy>) -> bool {
         let instance = copy.instance.clone();
         let agenda = &self.agenda;
-        let removed = self.prefetch.insert(shard, copy, |other| !agenda.wants(other));
+        let removed = self.prefetch.insert(shard, copy, |other| agenda.rank(other));
         self.note_prefetch_evicted(removed, &instance);
         // Nothing was fetched ahead of demand for it, so it can't be in vain.
         self.prefetch.touch(&instance);

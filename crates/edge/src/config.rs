@@ -20,6 +20,8 @@ pub struct EdgeConfig {
     pub min_lsn_wait: u64,
     /// Most prefetch fetches under way at once.
     pub prefetch_concurrency: usize,
+    /// Bytes that prefetches may bring in any second; 0: no limit.
+    pub prefetch_bytes_per_second: u64,
     /// Most instances asked for in one prefetch fetch.
     pub prefetch_batch: usize,
     /// Most requests waiting at once; beyond it they are refused.
@@ -43,6 +45,7 @@ impl Default for EdgeConfig {
             request_timeout: 15_000_000,
             min_lsn_wait: 2_000_000,
             prefetch_concurrency: 4,
+            prefetch_bytes_per_second: 0,
             prefetch_batch: 16,
             max_waiting: 10_000,
             max_unseen: 100_000,

@@ -5,13 +5,13 @@ use foreshard_protocol::{
     Xid,
 };
 
-use crate::admission::{Admission, Resources};
 use crate::agenda::Agenda;
+use crate::agent::{Agent, Resources};
 use crate::cache::Cache;
 use crate::config::EdgeConfig;
 use crate::copy::Layout;
 use crate::definitions::Definitions;
-use crate::flights::{Flights, Wanted};
+use crate::flights::Flights;
 use crate::now::Now;
 use crate::refetch::Refetch;
 use crate::requests::{Answer, Refusal, RequestId, Requests};
@@ -61,6 +61,14 @@ pub struct Fetched {
     pub instances: Vec<Result<FetchedInstance, (FetchFailure, String)>>,
 }
 
+impl Fetched {
+    /// Bytes of the text of all rows.
+    pub(crate) fn bytes(&self) -> u64 {
+        let rows = self.instances.iter().flatten().flat_map(|instance| &instance.rows);
+        rows.flatten().flatten().map(|text| text.len() as u64 + 1).sum()
+    }
+}
+
 /// The rows of one instance.
 #[derive(Debug)]
 pub struct FetchedInstance {
@@ -82,13 +90,13 @@ pub struct EdgeCore {
     pub(crate) flights: Flights,
     pub(crate) requests: Requests,
     pub(crate) agenda: Agenda,
-    pub(crate) admission: Admission,
+    pub(crate) agent: Agent,
     pub(crate) refetch: Refetch,
     pub(crate) durability: Durability,
     pub(crate) stats: Stats,
     pub(crate) actions: Vec<Action>,
-    agenda_changes_at: Option<i64>,
-    agenda_dirty: bool,
+    pub(crate) agenda_changes_at: Option<i64>,
+    pub(crate) agenda_dirty: bool,
     pub(crate) prefetch_full: bool,
     pub(crate) prefetch_paused_until: u64,
     pub(crate) epoch: u64,
@@ -111,7 +119,7 @@ impl EdgeCore {
             flights: Flights::default(),
             requests: Requests::default(),
             agenda: Agenda::default(),
-            admission: Admission::new(config.prefetch_concurrency),
+            agent: Agent::new(config.prefetch_concurrency, config.prefetch_bytes_per_second),
             refetch: Refetch::new(seed),
             durability: Durability::default(),
             stats: Stats::default(),
@@ -203,6 +211,7 @@ impl EdgeCore {
             self.doubt();
             return;
         }
+        self.agent.ping(now.mono, now.mono.saturating_sub(asked_at));
         self.seen(snapshot);
         self.stream.origin_state(asked_at, flushed);
         if self.stream.awaits_progress() {
@@ -256,11 +265,12 @@ impl EdgeCore {
 
     /// How busy the machine is.
     pub fn resources(&mut self, resources: Resources) {
-        self.admission.on_resources(resources);
+        self.agent.on_resources(resources);
     }
 
     /// Time has passed. To be called every few milliseconds.
     pub fn tick(&mut self, now: Now) {
+        self.agent.at(now);
         for id in self.requests.due(now.mono) {
             self.look_again(now, id);
         }
@@ -280,46 +290,6 @@ impl EdgeCore {
         if self.agenda.add(schedule, now.trace) {
             self.stats.schedules += 1;
             self.agenda_dirty = true;
-        }
-    }
-
-    /// Starts as many prefetches as admission allows.
-    pub(crate) fn pump(&mut self, now: Now) {
-        if self.config.prefetch_bytes == 0 || !self.definitions.ready() {
-            return;
-        }
-        if std::mem::take(&mut self.agenda_dirty) {
-            let EdgeConfig { lead, min_confidence, .. } = self.config;
-            let held =
-                |instance: &str| self.prefetch.peek(instance).or(self.reactive.peek(instance)).is_some();
-            let dropped = self.agenda.recompute(now.trace, lead, min_confidence, &self.definitions, held);
-            self.stats.schedule_entries_dropped += dropped;
-            self.agenda_changes_at = self.agenda.next_change(now.trace, lead);
-            self.prefetch_full = false;
-            self.promote();
-        }
-        let idle = self.agenda.waiting() == 0 || self.prefetch_full || now.mono < self.prefetch_paused_until;
-        if idle || !self.is_fresh(now) {
-            return;
-        }
-        while self.flights.counts().0 < self.admission.limit() {
-            let mut batch = Vec::new();
-            while batch.len() < self.config.prefetch_batch
-                && let Some(text) = self.agenda.next()
-            {
-                let held = self.prefetch.peek(&text).or(self.reactive.peek(&text)).is_some();
-                if !held
-                    && !self.flights.has(&text)
-                    && let Ok(id) = text.parse()
-                {
-                    let hot = !self.agenda.wants(&text);
-                    batch.push(Wanted { hot, ..Wanted::new(id, text) });
-                }
-            }
-            if batch.is_empty() {
-                return;
-            }
-            self.launch(now, batch, true, None, Vec::new(), 0);
         }
     }
 }

@@ -24,6 +24,8 @@ pub(crate) struct Flight {
     pub(crate) position: Lsn,
     /// Its result is void: the stream lost its past while it was under way.
     pub(crate) poisoned: bool,
+    /// Bytes set aside for it.
+    pub(crate) reserved: u64,
     pub(crate) waiters: Vec<RequestId>,
 }
 
@@ -76,6 +78,13 @@ impl Flights {
     /// The shared fetch under way for this instance.
     pub(crate) fn of(&mut self, instance: &str) -> Option<&mut Flight> {
         self.flights.get_mut(self.by_instance.get(instance)?)
+    }
+
+    /// Notes the bytes that were set aside for a fetch.
+    pub(crate) fn reserve(&mut self, id: u64, bytes: u64) {
+        if let Some(flight) = self.flights.get_mut(&id) {
+            flight.reserved = bytes;
+        }
     }
 
     pub(crate) fn has(&self, instance: &str) -> bool {

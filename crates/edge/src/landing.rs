@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use crate::agent::Ended;
 use crate::cache::{Cache, Removed};
 use crate::copy::ShardCopy;
 use crate::core::{Action, EdgeCore, Fetched, FlightId, FlightOrder};
@@ -32,7 +33,7 @@ impl EdgeCore {
     fn fetch_failed(&mut self, now: Now, flight: Flight) {
         self.stats.fetch_errors += 1;
         if flight.ahead_of_demand {
-            self.admission.on_error();
+            self.agent.failed(now.mono, flight.reserved);
             self.prefetch_paused_until = now.mono + PAUSE_AFTER_ERROR;
             for wanted in &flight.instances {
                 self.agenda.again(&wanted.text);
@@ -45,9 +46,17 @@ impl EdgeCore {
 
     fn land(&mut self, now: Now, id: FlightId, flight: Flight, fetched: Fetched) {
         let waiters: Vec<RequestId> = flight.waiters.iter().copied().chain(flight.private_to).collect();
-        if flight.ahead_of_demand {
-            self.admission.on_done(now.mono.saturating_sub(flight.started_at));
-        }
+        let under_way = self.flights.counts().0 + usize::from(flight.ahead_of_demand);
+        self.agent.ended(
+            now.mono,
+            &Ended {
+                ahead_of_demand: flight.ahead_of_demand,
+                took: now.mono.saturating_sub(flight.started_at),
+                bytes: fetched.bytes(),
+                reserved: flight.reserved,
+                under_way,
+            },
+        );
         if flight.poisoned || fetched.instances.len() != flight.instances.len() {
             for waiter in waiters {
                 self.detach(waiter, id);
@@ -168,8 +177,16 @@ impl EdgeCore {
         let texts = instances.iter().map(|wanted| wanted.text.clone()).collect();
         let started_at = now.mono + delay;
         let position = self.stream.position();
-        let flight =
-            Flight { instances, ahead_of_demand, private_to, started_at, position, poisoned: false, waiters };
+        let flight = Flight {
+            instances,
+            ahead_of_demand,
+            private_to,
+            started_at,
+            position,
+            poisoned: false,
+            reserved: 0,
+            waiters,
+        };
         let id = self.flights.start(flight);
         self.actions.push(Action::Fetch(FlightOrder { id, instances: texts, ahead_of_demand, delay }));
         id
@@ -177,6 +194,7 @@ impl EdgeCore {
 
     fn store(&mut self, wanted: &Wanted, copy: Arc<ShardCopy>, ahead_of_demand: bool) {
         let (bytes, shard) = (copy.bytes() as u64, &wanted.id.shard);
+        self.agent.costs.copy(shard, copy.bytes());
         let instance = copy.instance.clone();
         // Of two copies the one that is further ahead stays, so that a reader never sees a row go back.
         let newest =
@@ -187,8 +205,9 @@ impl EdgeCore {
             self.stats.prefetch_copies += 1;
             if newest {
                 self.reactive.remove(&instance);
+                self.agenda.fetched(&instance);
                 let agenda = &self.agenda;
-                let removed = self.prefetch.insert(shard, copy, |other| !agenda.wants(other));
+                let removed = self.prefetch.insert(shard, copy, |other| agenda.rank(other));
                 self.note_prefetch_evicted(removed, &instance);
                 if self.prefetch.peek(&instance).is_none() {
                     self.prefetch_full = true;
@@ -208,7 +227,7 @@ impl EdgeCore {
                 if self.agenda.wants(&instance) && self.keep_ahead(shard, copy.clone()) {
                     return;
                 }
-                let removed = self.reactive.insert(shard, copy, |_| true);
+                let removed = self.reactive.insert(shard, copy, |_| 0);
                 self.stats.evicted += removed.len() as u64;
             }
         }

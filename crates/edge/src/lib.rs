@@ -6,8 +6,8 @@
 //!
 //! The shell around it (`sidecar`) owns sockets, tasks and clocks.
 
-mod admission;
 mod agenda;
+mod agent;
 mod cache;
 mod changes;
 mod config;
@@ -19,6 +19,7 @@ mod flights;
 mod landing;
 mod lookup;
 mod now;
+mod pump;
 mod refetch;
 mod requests;
 mod restart;
@@ -28,7 +29,7 @@ mod stream;
 mod views;
 mod warm;
 
-pub use admission::Resources;
+pub use agent::Resources;
 pub use config::EdgeConfig;
 pub use copy::{Body, Layout, ShardCopy};
 pub use core::{Action, EdgeCore, Fetched, FetchedInstance, FlightId, FlightOrder};

@@ -165,6 +165,9 @@ impl Config {
             request_timeout: reader
                 .read("request_timeout", duration)
                 .map_or(0, |time| time.as_micros() as u64),
+            prefetch_bytes_per_second: reader
+                .read("prefetch_bytes_per_second", bytes)
+                .map_or(0, |bytes| bytes as u64),
             prefetch_concurrency: reader
                 .read("prefetch_concurrency", |text| count(text, 1, 256))
                 .unwrap_or_default(),

@@ -66,6 +66,11 @@ pub(crate) const SETTINGS: &[Setting] = &[
         default: "60s",
         help: "how long before its window a schedule is acted on, in schedule time",
     },
+    Setting {
+        name: "prefetch_bytes_per_second",
+        default: "0",
+        help: "most bytes that prefetches bring in any second; 0: no limit but what the link bears",
+    },
     Setting { name: "prefetch_concurrency", default: "4", help: "most prefetches under way at once" },
     Setting { name: "prefetch_batch", default: "16", help: "most instances in one prefetch" },
     Setting {

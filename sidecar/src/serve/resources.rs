@@ -1,4 +1,4 @@
-//! How busy the machine is, from the kernel's files; a container's memory limit counts where there is one.
+//! How busy the machine is, from the kernel's files; a container's limits and pressure count where there are any.
 
 use std::fs;
 use std::sync::Arc;
@@ -24,7 +24,8 @@ pub(crate) async fn run(shared: Arc<Shared>) {
         };
         before = ticks;
         let memory = cgroup_memory().or_else(machine_memory).unwrap_or(0.0);
-        shared.with(|core, _| core.resources(Resources { cpu, memory }));
+        let (cpu_pressure, memory_pressure) = (pressure("cpu"), pressure("memory"));
+        shared.with(|core, _| core.resources(Resources { cpu, memory, cpu_pressure, memory_pressure }));
     }
 }
 
@@ -35,6 +36,21 @@ fn cpu_ticks(stat: &str) -> Option<(u64, u64)> {
     let all = fields.iter().sum::<u64>();
     let idle = fields.get(3)? + fields.get(4)?;
     Some((all - idle, all))
+}
+
+/// Share of the last ten seconds in which something waited for the resource; `None` where the kernel does not say.
+fn pressure(resource: &str) -> Option<f64> {
+    let read = |path: String| fs::read_to_string(path).ok();
+    let text = read(format!("/sys/fs/cgroup/{resource}.pressure"))
+        .or_else(|| read(format!("/proc/pressure/{resource}")))?;
+    some_avg10(&text)
+}
+
+/// Of a file of pressure stall information.
+fn some_avg10(text: &str) -> Option<f64> {
+    let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
+    let percent: f64 = some.split(' ').find_map(|field| field.strip_prefix("avg10="))?.parse().ok()?;
+    Some(percent / 100.0)
 }
 
 fn cgroup_memory() -> Option<f64> {
@@ -68,6 +84,9 @@ mod tests {
     fn kernel_files() {
         assert_eq!(cpu_ticks("cpu  10 0 20 60 10 0 0 0 0 0\ncpu0 1 1"), Some((30, 100)));
         assert_eq!(cpu_ticks("nonsense"), None);
+        let pressure = "some avg10=12.50 avg60=1.00 avg300=0.00 total=1\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n";
+        assert_eq!(some_avg10(pressure), Some(0.125));
+        assert_eq!(some_avg10(""), None);
         assert_eq!(available_share("MemTotal: 1000 kB\nMemFree: 1 kB\nMemAvailable: 250 kB\n"), Some(0.25));
     }
 }

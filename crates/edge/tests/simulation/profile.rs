@@ -59,6 +59,7 @@ impl Profile {
                 request_timeout: rng.random_range(100_000..400_000),
                 min_lsn_wait: rng.random_range(50_000..400_000),
                 prefetch_concurrency: rng.random_range(1..5),
+                prefetch_bytes_per_second: [0, 0, 2_000, 200_000][rng.random_range(0..4)],
                 prefetch_batch: rng.random_range(1..6),
                 max_waiting: if tiny { 5 } else { 1_000 },
                 max_unseen: [1, 4, 1_000, 1_000][rng.random_range(0..4)],
