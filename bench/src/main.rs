@@ -2,8 +2,12 @@
 
 mod bare_http;
 mod commit_to_applied;
+mod cpu;
+mod decode;
+mod fetch_cpu;
 mod hit_rps;
 mod results;
+mod write_tps;
 
 use std::path::PathBuf;
 
@@ -48,6 +52,18 @@ async fn main() -> Result<()> {
     }
     if "commit_to_applied_vs_pg_recvlogical".contains(&args.only) {
         results.add(commit_to_applied::run(&cluster(&server).await?, args.rounds).await?);
+    }
+    let decode = "decode_1pct_vs_pgoutput_rowfilter decode_all_vs_wal2json decode_100shards_vs_1shard decode_5000keys_vs_50keys";
+    if decode.contains(&args.only) {
+        for comparison in decode::run(&server, args.rounds).await? {
+            results.add(comparison);
+        }
+    }
+    if "fetch_cpu_vs_row_to_json".contains(&args.only) {
+        results.add(fetch_cpu::run(&cluster(&server).await?, args.rounds).await?);
+    }
+    if "write_tps_with_vs_without".contains(&args.only) {
+        results.add(write_tps::run(&server, args.rounds).await?);
     }
     results.write(&args.out)?;
     results.print();

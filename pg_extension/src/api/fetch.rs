@@ -1,6 +1,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use foreshard_protocol::{FetchFailure, FetchHeader, FetchPart, IdError, InstanceId, KeyPart, Row, encode};
+use foreshard_protocol::{
+    FetchFailure, FetchHeader, FetchPart, IdError, InstanceId, KeyPart, RowsWriter, encode,
+};
 use pgrx::PgSqlErrorCode;
 
 use super::edge::authorized;
@@ -166,26 +168,19 @@ impl Fetcher<'_> {
 /// Messages of rows; `None` if they are too many.
 fn rows(index: u32, statement: &str, parameters: &[KeyValue]) -> Option<Vec<Vec<u8>>> {
     let mut parts = Vec::new();
-    let mut chunk: Vec<Row> = Vec::new();
-    let (mut chunk_bytes, mut bytes) = (0, 0);
-    read(statement, parameters, BATCH, |batch| {
-        for row in batch {
-            let size: usize = row.iter().map(|value| value.as_ref().map_or(1, |text| text.len() + 2)).sum();
-            bytes += size;
-            chunk_bytes += size;
-            chunk.push(row);
-            if chunk_bytes >= CHUNK {
-                parts.push(encode(&FetchPart::Rows { index, rows: std::mem::take(&mut chunk) }));
-                chunk_bytes = 0;
-            }
+    let mut writer = RowsWriter::default();
+    let mut bytes = 0;
+    read(statement, parameters, BATCH, &mut writer, |writer| {
+        if writer.size() >= CHUNK {
+            bytes += writer.size();
+            parts.extend(writer.take(index));
         }
         bytes <= INSTANCE_BYTES
     });
+    bytes += writer.size();
     if bytes > INSTANCE_BYTES {
         return None;
     }
-    if !chunk.is_empty() {
-        parts.push(encode(&FetchPart::Rows { index, rows: chunk }));
-    }
+    parts.extend(writer.take(index));
     Some(parts)
 }

@@ -47,6 +47,8 @@ pub(crate) struct Session {
 struct Known {
     tables: Option<Tables>,
     definitions: Definitions,
+    /// Names of the shards that some function may read; looked at for every transaction.
+    mapped: BTreeSet<String>,
     sources: Sources,
     /// The first transaction is still running. Its snapshot is that of when it began, and definitions that were committed since
     /// then, but before this session, are not in it.
@@ -66,7 +68,8 @@ impl Known {
         let definitions =
             tables.map(|tables| catalog::definitions(&tables, View::Catalog)).unwrap_or_default();
         let sources = Sources::of(&definitions);
-        Known { tables, definitions, sources, tentative: true }
+        let mapped = definitions.mapped().map(|shard| shard.name.clone()).collect();
+        Known { tables, definitions, mapped, sources, tentative: true }
     }
 
     /// Reads the definitions as of this commit and tells what differs.
@@ -253,11 +256,10 @@ impl Session {
         }
         self.altered = Altered::default();
 
-        let definitions = &known.definitions;
-        let mapped: BTreeSet<&str> = definitions.mapped().map(|shard| shard.name.as_str()).collect();
+        let (definitions, mapped) = (&known.definitions, &known.mapped);
         events.extend(self.touched.take(|shard| {
             let shard = definitions.shards.get(shard)?;
-            mapped.contains(shard.name.as_str()).then_some((shard.key.as_slice(), shard.generation))
+            mapped.contains(&shard.name).then_some((shard.key.as_slice(), shard.generation))
         }));
         events.extend(self.schedules.drain(..).map(Event::Schedule));
         (!events.is_empty()).then(|| {

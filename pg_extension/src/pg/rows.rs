@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString, c_char, c_int};
 
-use foreshard_protocol::Row;
+use foreshard_protocol::RowsWriter;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
@@ -72,12 +72,14 @@ pub(crate) fn key_value(text: &str, base: Oid, typmod: i32) -> Option<KeyValue> 
     }
 }
 
-/// Runs a query in the snapshot of the running statement and gives its rows as text, `batch` at a time. `each` says whether to go on.
+/// Runs a query in the snapshot of the running statement, taking `batch` rows at a time from it, and writes its rows as text. `each` is
+/// called after every row and says whether to go on.
 pub(crate) fn read(
     query: &str,
     parameters: &[KeyValue],
     batch: c_int,
-    mut each: impl FnMut(Vec<Row>) -> bool,
+    writer: &mut RowsWriter,
+    mut each: impl FnMut(&mut RowsWriter) -> bool,
 ) {
     let Ok(query) = CString::new(query) else { error!("a query holds a NUL character") };
     let mut types: Vec<Oid> = parameters.iter().map(|parameter| parameter.base).collect();
@@ -114,32 +116,24 @@ pub(crate) fn read(
             let columns = pgrx::PgTupleDesc::from_pg_unchecked(descriptor);
             let encoders = encoders
                 .get_or_insert_with(|| columns.iter().map(|column| Encoder::row(column.atttypid)).collect());
-            let rows = scratch
-                .run(|| (0..count).map(|at| row(*(*table).vals.add(at), descriptor, encoders)).collect());
+            let mut values = vec![pg_sys::Datum::from(0usize); encoders.len()];
+            let mut nulls = vec![true; encoders.len()];
+            let go_on = scratch.run(|| {
+                (0..count).all(|at| {
+                    let tuple = *(*table).vals.add(at);
+                    pg_sys::heap_deform_tuple(tuple, descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
+                    row(encoders, &values, &nulls, writer);
+                    each(writer)
+                })
+            });
             scratch.reset();
             pg_sys::SPI_freetuptable(table);
-            if !each(rows) {
+            if !go_on {
                 break;
             }
         }
         pg_sys::SPI_cursor_close(portal);
         pg_sys::SPI_finish();
-    }
-}
-
-/// # Safety
-/// The tuple is of that descriptor, and there is one encoder of the right type per column.
-unsafe fn row(tuple: pg_sys::HeapTuple, descriptor: pg_sys::TupleDesc, encoders: &mut [Encoder]) -> Row {
-    let mut values = vec![pg_sys::Datum::from(0usize); encoders.len()];
-    let mut nulls = vec![true; encoders.len()];
-    // SAFETY: by contract; the arrays have one element per column.
-    unsafe {
-        pg_sys::heap_deform_tuple(tuple, descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
-        encoders
-            .iter_mut()
-            .zip(values.iter().zip(&nulls))
-            .map(|(encoder, (value, null))| (!null).then(|| encoder.text(*value)))
-            .collect()
     }
 }
 
@@ -165,6 +159,20 @@ pub(crate) fn check_readable(query: &str, types: &[Oid]) {
             0,
         );
         pg_sys::SPI_finish();
+    }
+}
+
+/// # Safety
+/// There is one encoder of the right type, one value and one flag per column.
+unsafe fn row(encoders: &mut [Encoder], values: &[pg_sys::Datum], nulls: &[bool], writer: &mut RowsWriter) {
+    writer.row(encoders.len());
+    for (encoder, (value, null)) in encoders.iter_mut().zip(values.iter().zip(nulls)) {
+        if *null {
+            writer.value(None);
+        } else {
+            // SAFETY: by contract.
+            unsafe { encoder.give(*value, |text| writer.value(Some(text))) }
+        }
     }
 }
 

@@ -65,6 +65,24 @@ impl Encoder {
         Encoder { form }
     }
 
+    /// Gives the text of `value` to `put`, without a copy where the value or the output function's result is it.
+    ///
+    /// # Safety
+    /// As for `text`.
+    pub(super) unsafe fn give(&mut self, value: pg_sys::Datum, put: impl FnOnce(&str)) {
+        match &mut self.form {
+            // SAFETY: a value of such a type is a text.
+            Form::Text => put(utf8(unsafe { text_bytes(value) })),
+            // SAFETY: as in `text`; the result is not kept.
+            Form::Output(function) => unsafe {
+                let text = pg_sys::OutputFunctionCall(&raw mut **function, value);
+                put(utf8(CStr::from_ptr(text).to_bytes()));
+            },
+            // SAFETY: by contract.
+            _ => put(&unsafe { self.text(value) }),
+        }
+    }
+
     /// Whether no value makes it raise an ERROR.
     pub(super) fn is_plain(&self) -> bool {
         match &self.form {
