@@ -237,7 +237,7 @@ impl Cache {
 
     /// Notes from now on what changes, beginning with everything that is here; or no longer.
     pub(crate) fn track(&mut self, on: bool) {
-        self.changed = on.then(|| self.entries.iter().map(|(instance, _)| instance.clone()).collect());
+        self.changed = on.then(|| self.instances().cloned().collect());
     }
 
     /// What has changed since this was last asked.

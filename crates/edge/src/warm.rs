@@ -92,7 +92,7 @@ impl EdgeCore {
             let Ok(InstanceId { shard, .. }) = instance.parse() else { continue };
             // What was fetched meanwhile is at least as new.
             if self.prefetch.peek(&instance).is_none() && self.reactive.peek(&instance).is_none() {
-                self.prefetch.insert(&shard, Arc::new(copy), |_| false);
+                self.prefetch.insert(&shard, Arc::new(copy), |_| 1);
                 self.stats.warm_copies += 1;
             }
         }
@@ -238,7 +238,7 @@ mod tests {
         drop(core.durable_step(false));
         let mut ahead = copy("a", 1, "9:9:");
         ahead.settled_at = Lsn(70);
-        core.prefetch.insert("a", Arc::new(ahead), |_| true);
+        core.prefetch.insert("a", Arc::new(ahead), |_| 0);
         let kept = |core: &mut EdgeCore| core.durable_step(false).unwrap().changed.pop().unwrap().1.is_some();
         assert!(!kept(&mut core), "the former one is gone, and this one is not yet certain");
         core.position(NOW, Lsn(70));
