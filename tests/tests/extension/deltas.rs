@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use foreshard_protocol::{Event, FetchPart, KeyChange, Row, RowChange, fingerprint};
 
 use crate::origin::Origin;
-use crate::values::{TABLE, fetched};
+use crate::values::{fetched, table};
 
 const CARTS: &str = "CREATE TABLE cart (id int PRIMARY KEY, customer int, status text, note text);
     SELECT foreshard.create_shard('cart', 'cart', key => '{customer}', columns => '{id,status}');
@@ -164,7 +164,7 @@ async fn rows_of_the_stream_are_the_bytes_of_a_fetch() -> Result<()> {
         "SET datestyle = 'SQL, DMY'; SET intervalstyle = 'sql_standard'; SET timezone = 'America/New_York';
          SET extra_float_digits = -5; SET bytea_output = 'escape'; SET xmlbinary = 'hex'";
     // A type of names is not told.
-    let table = TABLE.replace("rc regclass", "rc oid").replace("'pg_class'", "1259");
+    let table = table(&origin).await?.replace("rc regclass", "rc oid").replace("'pg_class'", "1259");
     let (create, insert) = table.split_once("INSERT INTO").expect("rows follow the table");
     origin.db.batch_execute(create).await?;
     let shards = "SELECT foreshard.create_shard('v', 'v', key => '{b}');

@@ -5,7 +5,7 @@ use foreshard_protocol::{Column, ColumnKind, FetchFailure, FetchPart};
 
 use crate::origin::{Origin, error_of};
 
-pub(crate) const TABLE: &str = r#"
+const TABLE: &str = r#"
     CREATE TYPE mood AS ENUM ('sad', 'so "so"');
     CREATE TYPE pair AS (a int, "B c" text);
     CREATE DOMAIN positive AS numeric CHECK (value > 0);
@@ -36,10 +36,9 @@ pub(crate) const TABLE: &str = r#"
 "#;
 
 /// The table, with text in the place of xml where PostgreSQL was built without libxml.
-async fn create_table(origin: &Origin) -> Result<()> {
+pub(crate) async fn table(origin: &Origin) -> Result<String> {
     let xml = origin.built_with("SELECT '<a/>'::xml").await?;
-    let table = if xml { TABLE.to_owned() } else { TABLE.replace("x xml", "x text") };
-    Ok(origin.db.batch_execute(&table).await?)
+    Ok(if xml { TABLE.to_owned() } else { TABLE.replace("x xml", "x text") })
 }
 
 /// What the edge makes of a value; the sidecar's encoder follows the same lines.
@@ -101,7 +100,7 @@ async fn compare(origin: &Origin) -> Result<()> {
 #[tokio::test]
 async fn rows_are_what_row_to_json_writes() -> Result<()> {
     let origin = Origin::start().await?;
-    create_table(&origin).await?;
+    origin.db.batch_execute(&table(&origin).await?).await?;
     origin.db.batch_execute("SELECT foreshard.create_shard('v', 'v')").await?;
     origin.map_all().await?;
     compare(&origin).await?;
@@ -113,7 +112,7 @@ async fn rows_are_what_row_to_json_writes() -> Result<()> {
 #[tokio::test]
 async fn bytes_do_not_depend_on_the_session_s_settings() -> Result<()> {
     let origin = Origin::start().await?;
-    create_table(&origin).await?;
+    origin.db.batch_execute(&table(&origin).await?).await?;
     origin.db.batch_execute("SELECT foreshard.create_shard('v', 'v')").await?;
     origin.map_all().await?;
     let plain = fetched(&origin, "v").await?;
