@@ -14,7 +14,7 @@ export PATH := $(PATH):$(TOOLS)/bin
 CARGO ?= cargo
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help setup build install check licences advisories test demo bench clean
+.PHONY: help setup build install check licences advisories test soak demo bench clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -44,6 +44,10 @@ advisories: ## known vulnerabilities; fetches the RustSec database, so it needs 
 
 test: setup ## every test, the ones against throwaway PostgreSQL clusters included; PG=18: the origin's suite on that major
 	@scripts/test.sh $(if $(filter-out 15,$(PG)),origin,everything) $(if $(NEXTEST),nextest,libtest) $(PG_CONFIG) $(TESTARGS)
+
+soak: setup ## ten minutes of faults against real servers and 50,000 simulated worlds; SOAK=3600 SEEDS=500000 for longer
+	FORESHARD_SOAK_SECONDS=$(or $(SOAK),600) FORESHARD_SIM_SEEDS=$(or $(SEEDS),50000) \
+		scripts/test.sh soak libtest $(PG_CONFIG) -- --nocapture history_of_faults every_answer_keeps
 
 demo: setup ## six weeks of real flights learned, the next day replayed at three edges; KEEP=1 leaves it running
 	$(CARGO) build --release --package sidecar --package foreshard-demo

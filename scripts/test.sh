@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Runs every test. What the end-to-end tests start (the sidecar, the extension inside a private copy of the server) is built
 # and staged before the runner, so that no test waits for a compiler and the runner's timeouts mean something.
-#   scripts/test.sh everything|origin nextest|libtest PG_CONFIG [further arguments of the runner]
+#   scripts/test.sh everything|origin|soak nextest|libtest PG_CONFIG [further arguments of the runner]
 # everything is the whole workspace; origin is what depends on the PostgreSQL of PG_CONFIG: the extension's suite and the
-# end-to-end path through a sidecar.
+# end-to-end path through a sidecar; soak is what may run for hours.
 set -euo pipefail
 
 scope=$1 runner=$2 pg_config=$3
@@ -25,7 +25,8 @@ case $scope in
         scripts/setup.sh sqlx >/dev/null
         scripts/setup.sh alembic >/dev/null ;;
     origin) selection=(--package foreshard-tests --test extension --test contract) ;;
-    *) echo "scripts/test.sh: everything or origin, not $scope" >&2; exit 64 ;;
+    soak) selection=(--package foreshard-edge --package foreshard-tests --test simulation --test contract) ;;
+    *) echo "scripts/test.sh: everything, origin or soak, not $scope" >&2; exit 64 ;;
 esac
 # Errors that tests return carry their context; a backtrace of every one of them would bury it.
 export RUST_LIB_BACKTRACE=${RUST_LIB_BACKTRACE:-0}

@@ -279,7 +279,7 @@ impl Cluster {
             let ready = std::fs::read_to_string(&pid_file).is_ok_and(|text| {
                 let mut lines = text.lines();
                 let ours = lines.next().is_some_and(|pid| pid == process.borrow().id().to_string());
-                ours && lines.nth(6).is_some_and(|status| status.trim() == "ready")
+                ours && lines.nth(6).is_some_and(|status| ["ready", "standby"].contains(&status.trim()))
             });
             Ok(ready.then_some(Ok(())))
         })

@@ -15,6 +15,9 @@ use tokio::time::Instant;
 /// Bytes read at a time.
 const CHUNK: usize = 64 * 1024;
 
+/// Bytes written at a time, so that a limited rate is even.
+const PIECE: usize = 4 * 1024;
+
 /// Chunks under way in one direction before reading stops: a window of 16 MiB, far more than what a delay of
 /// hundreds of milliseconds holds on loopback, and still bounded.
 const IN_FLIGHT: usize = 256;
@@ -36,6 +39,8 @@ enum State {
 pub struct DelayProxy {
     address: SocketAddr,
     state: Arc<watch::Sender<State>>,
+    /// Bytes per second in each direction of each connection, where they are limited.
+    rate: Arc<watch::Sender<Option<u64>>>,
     /// Incremented to reset the connections that are open now.
     generation: Arc<watch::Sender<u64>>,
     accepting: tokio::task::JoinHandle<()>,
@@ -47,9 +52,11 @@ impl DelayProxy {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let state = Arc::new(watch::Sender::new(State::Up));
+        let rate = Arc::new(watch::Sender::new(None));
         let generation = Arc::new(watch::Sender::new(0));
-        let accepting = tokio::spawn(accept(listener, target, one_way, state.clone(), generation.clone()));
-        Ok(Self { address, state, generation, accepting })
+        let line = Line { one_way, state: state.subscribe(), rate: rate.subscribe() };
+        let accepting = tokio::spawn(accept(listener, target, line, generation.clone()));
+        Ok(Self { address, state, rate, generation, accepting })
     }
 
     /// The port to connect to instead of the target's.
@@ -75,8 +82,14 @@ impl DelayProxy {
         self.reset();
     }
 
-    /// The link works (again); what was held back by [`stall`](Self::stall) arrives.
+    /// Limits each direction of each connection to so many bytes per second, or no longer.
+    pub fn throttle(&self, bytes_per_second: Option<u64>) {
+        self.rate.send_replace(bytes_per_second);
+    }
+
+    /// The link works (again), at full speed; what was held back by [`stall`](Self::stall) arrives.
     pub fn restore(&self) {
+        self.rate.send_replace(None);
         self.state.send_replace(State::Up);
     }
 
@@ -93,37 +106,34 @@ impl Drop for DelayProxy {
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    target: SocketAddr,
+/// What becomes of bytes under way.
+#[derive(Clone)]
+struct Line {
     one_way: Duration,
-    state: Arc<watch::Sender<State>>,
-    generation: Arc<watch::Sender<u64>>,
-) {
+    state: watch::Receiver<State>,
+    rate: watch::Receiver<Option<u64>>,
+}
+
+async fn accept(listener: TcpListener, target: SocketAddr, line: Line, generation: Arc<watch::Sender<u64>>) {
     while let Ok((near, _)) = listener.accept().await {
-        if *state.borrow() == State::Cut {
+        if *line.state.borrow() == State::Cut {
             reset_on_close(&near);
             continue;
         }
-        let (state, mut generation) = (state.subscribe(), generation.subscribe());
+        let (line, mut generation) = (line.clone(), generation.subscribe());
         let now = *generation.borrow_and_update();
         tokio::spawn(async move {
             tokio::select! {
-                _ = relay(near, target, one_way, state) => {}
+                _ = relay(near, target, line) => {}
                 _ = generation.wait_for(|generation| *generation != now) => {}
             }
         });
     }
 }
 
-async fn relay(
-    near: TcpStream,
-    target: SocketAddr,
-    one_way: Duration,
-    state: watch::Receiver<State>,
-) -> std::io::Result<()> {
+async fn relay(near: TcpStream, target: SocketAddr, line: Line) -> std::io::Result<()> {
     // The connection request travels too: the far end sees it one delay later.
-    tokio::time::sleep_until(Instant::now() + one_way).await;
+    tokio::time::sleep_until(Instant::now() + line.one_way).await;
     let far = TcpStream::connect(target).await?;
     for stream in [&near, &far] {
         stream.set_nodelay(true)?;
@@ -132,8 +142,8 @@ async fn relay(
     }
     let (near_read, near_write) = near.into_split();
     let (far_read, far_write) = far.into_split();
-    let out = one_direction(near_read, far_write, one_way, state.clone());
-    let back = one_direction(far_read, near_write, one_way, state);
+    let out = one_direction(near_read, far_write, line.clone());
+    let back = one_direction(far_read, near_write, line);
     tokio::join!(out, back);
     Ok(())
 }
@@ -143,8 +153,7 @@ async fn relay(
 async fn one_direction(
     mut read: OwnedReadHalf,
     mut write: OwnedWriteHalf,
-    one_way: Duration,
-    mut state: watch::Receiver<State>,
+    Line { one_way, mut state, rate }: Line,
 ) {
     let (line, mut due) = mpsc::channel::<(Instant, Vec<u8>)>(IN_FLIGHT);
     let reading = async move {
@@ -158,10 +167,18 @@ async fn one_direction(
     let writing = async move {
         while let Some((at, chunk)) = due.recv().await {
             tokio::time::sleep_until(at).await;
-            if state.wait_for(|state| *state != State::Stalled).await.is_err()
-                || write.write_all(&chunk).await.is_err()
-            {
+            if state.wait_for(|state| *state != State::Stalled).await.is_err() {
                 return;
+            }
+            let limited = rate.borrow().is_some();
+            for piece in chunk.chunks(if limited { PIECE } else { CHUNK }) {
+                if write.write_all(piece).await.is_err() {
+                    return;
+                }
+                let limit = *rate.borrow();
+                if let Some(limit) = limit {
+                    tokio::time::sleep(Duration::from_secs_f64(piece.len() as f64 / limit as f64)).await;
+                }
             }
         }
         let _ = write.shutdown().await;

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use foreshard_protocol::{Frame, decode};
+use foreshard_protocol::{Frame, Lsn, decode};
 use rand::Rng;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
@@ -41,8 +41,10 @@ pub(crate) async fn run(
         };
         if connected.elapsed() > Duration::from_secs(10) {
             attempt = 0;
+            past.followed();
         }
         let words = format!("{error:#}");
+        past.failed(&words);
         tracing::warn!(error = words, attempt, "the change stream is interrupted");
         shared.set_trouble(Some(words));
         // Full jitter, so that edges that lost the same origin do not return together.
@@ -60,13 +62,10 @@ async fn follow(
     keeper: Option<&Keeper>,
 ) -> anyhow::Result<()> {
     let client = connect(&config.origin, config.connect_timeout).await?;
-    let slot = slot::prepare(config, &client).await?;
-    if slot.lost {
-        shared.past_lost("invalidated");
-        tracing::warn!(
-            slot = slot.name,
-            "the slot was invalidated (max_slot_wal_keep_size): it is made anew"
-        );
+    let slot = slot::prepare(config, &client, past.undecodable()).await?;
+    if let Some((label, reason)) = slot.lost {
+        shared.past_lost(label);
+        tracing::warn!(slot = slot.name, reason, "the slot is made anew");
     }
     let mut stream = Replication::start(config, &slot.name, slot.create).await?;
     let start = match stream.created_at {
@@ -74,6 +73,8 @@ async fn follow(
         None => slot::confirmed(config, &client, &slot.name).await?,
     };
     drop(client);
+    // What was applied since the last acknowledgement counts, too.
+    past.moved(shared.look(|core, _| core.applied()), Lsn::ZERO);
     let loss = past.loss(&stream.origin, start, stream.created_at.is_some());
     match &loss {
         None => tracing::info!(slot = slot.name, %start, "the change stream goes on"),
@@ -120,6 +121,7 @@ async fn follow(
             // any more is not: left open, the stream would keep the server from ending.
             () = shared.origin_closes.notified() => anyhow::bail!("the origin shuts down"),
             () = shared.reconnect.notified() => {
+                past.doubt();
                 anyhow::bail!("the origin's log ends before what it has streamed: another state of it answers")
             }
             _ = acknowledge.tick() => {

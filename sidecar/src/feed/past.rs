@@ -24,7 +24,15 @@ pub(crate) struct Past {
     pub(crate) applied: Lsn,
     /// Up to where the origin was told it may forget.
     pub(crate) acknowledged: Lsn,
+    /// How often in a row decoding failed at the origin.
+    failures: u32,
+    /// An older state of the origin than the one that was streamed has answered.
+    doubted: bool,
 }
+
+/// Decoding that fails this often in a row will not succeed: a part of the log can't be read with the definitions of now, as
+/// after an extension was dropped.
+const MOST_FAILURES: u32 = 4;
 
 /// Why nothing of the past counts any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +78,7 @@ impl std::fmt::Display for Loss {
             ),
             Loss::Older { ends, applied } => write!(
                 f,
-                "the origin's log ends at {ends}, before {applied} which is applied here: an older state was restored"
+                "the origin's log, now at {ends}, ended before {applied} which is applied here: an older state was restored"
             ),
         }
     }
@@ -79,7 +87,8 @@ impl std::fmt::Display for Loss {
 impl Past {
     /// What a predecessor left.
     pub(crate) fn kept(system: String, timeline: u32, applied: Lsn, acknowledged: Lsn) -> Self {
-        Past { origin: Some(Identity { system, timeline, flushed: applied }), applied, acknowledged }
+        let origin = Some(Identity { system, timeline, flushed: applied });
+        Past { origin, applied, acknowledged, ..Past::default() }
     }
 
     /// Whether what the core knows still counts, now that the stream goes on at `confirmed` of the slot at `origin`.
@@ -90,7 +99,7 @@ impl Past {
             () if known.timeline != origin.timeline => {
                 Loss::Timeline { before: known.timeline, now: origin.timeline }
             }
-            () if origin.flushed < self.applied => {
+            () if self.doubted || origin.flushed < self.applied => {
                 Loss::Older { ends: origin.flushed, applied: self.applied }
             }
             () if created => Loss::NewSlot,
@@ -102,9 +111,32 @@ impl Past {
     /// The stream has started at `start`.
     pub(crate) fn started(&mut self, origin: Identity, start: Lsn, lost: bool) {
         self.origin = Some(origin);
+        self.doubted = false;
         if lost {
             (self.applied, self.acknowledged) = (start, start);
         }
+    }
+
+    /// The stream ended with this error.
+    pub(crate) fn failed(&mut self, error: &str) {
+        if error.contains("server error during replication: ERROR") {
+            self.failures += 1;
+        }
+    }
+
+    /// The stream was followed for a while.
+    pub(crate) fn followed(&mut self) {
+        self.failures = 0;
+    }
+
+    /// An older state of the origin has answered: even if its log has grown since, what is held is not of its history.
+    pub(crate) fn doubt(&mut self) {
+        self.doubted = true;
+    }
+
+    /// The slot leads nowhere: a new one has to take its place. Told once.
+    pub(crate) fn undecodable(&mut self) -> bool {
+        self.failures >= MOST_FAILURES && std::mem::take(&mut self.failures) > 0
     }
 
     /// This is applied, and this acknowledged.
@@ -143,12 +175,33 @@ mod tests {
     }
 
     #[test]
+    fn decoding_that_never_succeeds_is_given_up() {
+        let mut past = Past::default();
+        let error = "server error during replication: ERROR: could not find pg_class entry";
+        for _ in 0..MOST_FAILURES - 1 {
+            past.failed(error);
+            past.failed("connection reset");
+        }
+        assert!(!past.undecodable());
+        past.failed(error);
+        assert!(past.undecodable() && !past.undecodable());
+        (1..MOST_FAILURES).for_each(|_| past.failed(error));
+        past.followed();
+        past.failed(error);
+        assert!(!past.undecodable());
+    }
+
+    #[test]
     fn after_a_loss_the_new_history_is_the_one_that_counts() {
         let mut past = Past::default();
         past.started(identity("a", 1, 500), Lsn(500), true);
         past.moved(Lsn(600), Lsn(600));
         past.started(identity("a", 2, 300), Lsn(200), true);
         assert_eq!(past.loss(&identity("a", 2, 300), Lsn(200), false), None);
+        past.doubt();
+        let loss = past.loss(&identity("a", 2, 900), Lsn(200), false);
+        assert_eq!(loss.as_ref().and_then(Loss::label), Some("older_origin"));
+        past.started(identity("a", 2, 300), Lsn(200), true);
         assert_eq!(past.loss(&identity("a", 2, 300), Lsn(250), false), Some(Loss::Moved));
     }
 }

@@ -41,12 +41,14 @@ impl Replication {
         // The library blocks while it connects and runs commands, so that happens on a thread that may.
         let starting = tokio::task::spawn_blocking(move || -> anyhow::Result<Self> {
             let mut connection = PgReplicationConnection::connect(&address)?;
+            // What synchronous_standby_names lists for an edge whose application commits wait for. The library does not send
+            // it with the connection's start.
+            connection.exec(&format!("SET application_name TO '{}'", edge.replace('\'', "''")))?;
             let origin = identify(&mut connection)?;
             let created_at = if create { Some(create_slot(&mut connection, &slot)?) } else { None };
             let version = PROTOCOL_VERSION.to_string();
-            if let Err(error) =
-                connection.start_replication(&slot, 0, &[("edge", &edge), ("protocol", &version)])
-            {
+            let options = [("edge", edge.as_str()), ("protocol", &version), ("deltas", "on")];
+            if let Err(error) = connection.start_replication(&slot, 0, &options) {
                 // A slot that nobody can follow would only hold back the origin's log.
                 if create && let Err(error) = connection.drop_replication_slot(&slot, true) {
                     tracing::error!(slot, %error, "the new slot is not followed and could not be dropped: drop it by hand");
@@ -160,7 +162,6 @@ fn address(address: &OriginAddress, within: Duration, edge: &str) -> anyhow::Res
         encode(user),
         encode(database),
         within.as_secs().max(1),
-        // What synchronous_standby_names lists for an edge whose application commits wait for.
         encode(edge),
     ))
 }

@@ -10,8 +10,8 @@ pub(crate) struct Slot {
     pub(crate) name: String,
     /// It has to be created.
     pub(crate) create: bool,
-    /// Its past is lost and it was dropped for that, in words for the log.
-    pub(crate) lost: bool,
+    /// Its past is lost and it was dropped for that: why, as a label and in words.
+    pub(crate) lost: Option<(&'static str, &'static str)>,
 }
 
 const MIGRATE: &str = "run CREATE EXTENSION foreshard in this database";
@@ -22,14 +22,18 @@ pub(crate) async fn check(config: &Config) -> Result<(), OriginError> {
     slot_name(config, &client).await.map(drop)
 }
 
-/// Finds the slot, and drops one whose past is lost so that it is created again.
-pub(crate) async fn prepare(config: &Config, client: &Client) -> Result<Slot, OriginError> {
+/// Finds the slot, and drops one whose past is lost, or can't be decoded any more, so that it is created again.
+pub(crate) async fn prepare(
+    config: &Config,
+    client: &Client,
+    undecodable: bool,
+) -> Result<Slot, OriginError> {
     let name = slot_name(config, client).await?;
     let query = "SELECT coalesce(wal_status, 'reserved') = 'lost', plugin, database = current_database() \
                  FROM pg_catalog.pg_replication_slots WHERE slot_name = $1";
     let row = timeout(config.connect_timeout, client.query_opt(query, &[&name])).await.map_err(|_| slow())?;
     let Some(row) = row.map_err(|error| OriginError::of(&error))? else {
-        return Ok(Slot { name, create: true, lost: false });
+        return Ok(Slot { name, create: true, lost: None });
     };
     let (lost, plugin, here): (bool, Option<String>, Option<bool>) = (row.get(0), row.get(1), row.get(2));
     if plugin.as_deref() != Some("foreshard") || here != Some(true) {
@@ -37,12 +41,19 @@ pub(crate) async fn prepare(config: &Config, client: &Client) -> Result<Slot, Or
             "replication slot {name} belongs to something else; drop it with SELECT pg_drop_replication_slot('{name}')"
         )));
     }
-    if lost {
+    let lost = match (lost, undecodable) {
+        (true, _) => Some(("invalidated", "the origin invalidated it (max_slot_wal_keep_size)")),
+        (false, true) => {
+            Some(("undecodable", "the origin fails at the same place of its log again and again"))
+        }
+        (false, false) => None,
+    };
+    if lost.is_some() {
         let drop = "SELECT pg_catalog.pg_drop_replication_slot($1)";
         let dropped = timeout(config.connect_timeout, client.execute(drop, &[&name])).await;
         dropped.map_err(|_| slow())?.map_err(|error| OriginError::of(&error))?;
     }
-    Ok(Slot { name, create: lost, lost })
+    Ok(Slot { name, create: lost.is_some(), lost })
 }
 
 /// Where the slot goes on, asked while it is ours: before, somebody else might still have moved it.

@@ -4,6 +4,7 @@
 //! Writers with overlapping transactions move rows between instances, flip predicates, truncate, roll back (also to
 //! savepoints) and prepare; readers ask all the while, over a slow link. Every answer is then compared with the history.
 
+mod faults;
 mod readers;
 mod writers;
 

@@ -106,8 +106,13 @@ async fn answers_are_right_while_commits_overlap() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_are_right_while_a_synchronous_standby_is_absent() -> Result<()> {
     // Less than how long commits hang: answers from copies go on all the same.
-    let bench =
-        Bench::start(&[("FORESHARD_MAX_STALENESS", "1s"), ("FORESHARD_REQUEST_TIMEOUT", "200ms")]).await?;
+    // Too small a cache for what is asked: row changes keep the copies that it has, so only what was pushed out is fetched.
+    let bench = Bench::start(&[
+        ("FORESHARD_MAX_STALENESS", "1s"),
+        ("FORESHARD_REQUEST_TIMEOUT", "200ms"),
+        ("FORESHARD_REACTIVE_BYTES", "2KiB"),
+    ])
+    .await?;
     let traffic = Traffic::start(&bench.cluster, bench.sidecar.http.endpoint(), 6, 8).await?.tolerant();
     for _ in 0..2 {
         traffic.wait_for_answers(1_000, Duration::from_secs(60)).await?;
@@ -119,8 +124,12 @@ async fn answers_are_right_while_a_synchronous_standby_is_absent() -> Result<()>
         bench.hanging(0).await?;
     }
     traffic.wait_for_answers(1_000, Duration::from_secs(60)).await?;
-    let rejected = bench.sidecar.metric("foreshard_rejected_by_snapshot_total").await?;
+    // Such a fetch is refused, or made up for with the rows that the stream brought.
+    let mut met = 0.0;
+    for met_it in ["foreshard_rejected_by_snapshot_total", "foreshard_deltas_completed_total"] {
+        met += bench.sidecar.metric(met_it).await?;
+    }
     bench.judge(traffic).await?;
-    assert!(rejected > 0.0, "no fetch met a transaction that was not visible yet");
+    assert!(met > 0.0, "no fetch met a transaction that was not visible yet");
     Ok(())
 }

@@ -7,6 +7,7 @@ mod formats;
 mod https;
 mod limits;
 mod origin_tls;
+mod past;
 mod persistence;
 mod queries;
 mod secrets;
