@@ -92,6 +92,11 @@ impl Problem {
         Self::new(StatusCode::NOT_ACCEPTABLE, "not-acceptable", "No such format", detail)
     }
 
+    /// The rest of such a body is not waited for: the connection ends with this answer.
+    pub(crate) fn large_body(most: usize) -> Self {
+        Self::too_large(format!("the body is larger than {most} bytes")).with(header::CONNECTION, "close")
+    }
+
     pub(crate) fn too_large(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Too large", detail)
     }

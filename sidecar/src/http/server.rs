@@ -212,16 +212,15 @@ impl Desk {
 
 /// The body, if it is no larger and no slower than it may be.
 async fn whole(body: Incoming, limits: &Limits) -> Result<Bytes, Problem> {
-    let too_large = || Problem::too_large(format!("the body is larger than {} bytes", limits.body));
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
     if body.size_hint().lower() > limits.body as u64 {
-        return Err(too_large());
+        return Err(Problem::large_body(limits.body));
     }
     match timeout(limits.body_timeout, Limited::new(body, limits.body).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::large_body(limits.body)),
         Ok(Err(_)) => Err(Problem::bad_request("bad-body", "the body could not be read")),
         Err(_) => Err(Problem::slow_body()),
     }
