@@ -39,6 +39,13 @@ CREATE FUNCTION foreshard.log_executions(edge text, batch jsonb) RETURNS bigint
 COMMENT ON FUNCTION foreshard.log_executions(text, jsonb) IS 'for sidecars: appends to foreshard.executions; how many rows';
 
 -- Helpers of the functions below; only their owner may call them.
+CREATE FUNCTION foreshard.slot_failures(slot text)
+    RETURNS TABLE (shard text, generation bigint, rows bigint, state text, last_us bigint)
+    LANGUAGE c VOLATILE STRICT SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'slot_failures_wrapper';
+COMMENT ON FUNCTION foreshard.slot_failures(text) IS
+    'how many changed rows the stream of a slot came across on which a shard''s predicate raised an error, the last SQLSTATE, and when that was committed in µs since 1970';
+
 CREATE FUNCTION foreshard.compile_predicate(source oid, predicate text)
     RETURNS TABLE (tree text, canonical text, attnums int2[])
     LANGUAGE c VOLATILE STRICT SET search_path = pg_catalog, pg_temp

@@ -1,6 +1,7 @@
 //! The functions that SQL can call; `sql/` declares them by their symbols.
 
 mod edge;
+mod failures;
 mod fetch;
 mod instances;
 mod predicate;

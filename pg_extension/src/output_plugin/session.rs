@@ -3,6 +3,7 @@ use std::collections::BTreeSet;
 use foreshard_protocol::{CatalogChange, Event, Frame, Lsn, Schedule, WholeReason, Xid, encode};
 use pgrx::PgSqlErrorCode;
 
+use super::failures::{Failed, Failures};
 use super::image::touch;
 use super::options::Options;
 use super::sources::{Prepared, Sources, Target};
@@ -42,6 +43,12 @@ pub(crate) struct Session {
     /// Shards that this transaction itself defined or mapped.
     own: BTreeSet<String>,
     altered: Altered,
+    /// The slot it reads from.
+    slot: String,
+    /// Predicates that failed on rows of this transaction.
+    failed: Failed,
+    /// Those of all transactions; read when the first one fails.
+    failures: Option<Failures>,
 }
 
 struct Known {
@@ -132,7 +139,8 @@ impl Session {
         }
     }
 
-    pub(crate) fn new(options: Options) -> Self {
+    /// For the consumer of `slot`.
+    pub(crate) fn new(options: Options, slot: String) -> Self {
         Session {
             edge: options.edge,
             deltas: options.deltas,
@@ -142,6 +150,9 @@ impl Session {
             redefined: false,
             own: BTreeSet::new(),
             altered: Altered::default(),
+            slot,
+            failed: Failed::new(),
+            failures: None,
         }
     }
 
@@ -151,6 +162,7 @@ impl Session {
         self.schedules.clear();
         self.redefined = false;
         self.own.clear();
+        self.failed.clear();
         if self.known.is_none() {
             self.known = Some(Known::load());
         }
@@ -163,7 +175,7 @@ impl Session {
         let Some(known) = &mut self.known else { return false };
         let table = row.table();
         if let Some(prepared) = known.sources.at_hand(table) {
-            prepared.evaluate(row, &mut self.touched, self.deltas);
+            prepared.evaluate(row, &mut self.touched, &mut self.failed, self.deltas);
             return false;
         }
         if let Some(tables) = &known.tables {
@@ -191,7 +203,7 @@ impl Session {
             return false;
         }
         match known.sources.prepared(table) {
-            Some(prepared) => prepared.evaluate(row, &mut self.touched, self.deltas),
+            Some(prepared) => prepared.evaluate(row, &mut self.touched, &mut self.failed, self.deltas),
             // The row's own table can't be looked at: that must not happen, and must not be missed if it does.
             None => {
                 for shard in known.sources.shards_on(table) {
@@ -216,6 +228,7 @@ impl Session {
     /// The transaction is complete: its frame, encoded, unless nothing in it concerns the edge.
     pub(crate) fn commit(&mut self, commit: &Commit) -> Option<Vec<u8>> {
         self.absorb_invalidations();
+        self.count_failures(commit);
         let known = self.known.as_mut()?;
         let mut events = Vec::new();
 
@@ -273,6 +286,21 @@ impl Session {
         })
     }
 
+    fn count_failures(&mut self, commit: &Commit) {
+        if self.failed.is_empty() {
+            return;
+        }
+        let failed = std::mem::take(&mut self.failed);
+        let slot = &self.slot;
+        let failures = self.failures.get_or_insert_with(|| Failures::of(slot));
+        if failures.add(commit.commit_lsn, commit.commit_time, failed)
+            && let Err(problem) = failures.write(slot)
+        {
+            // The stream matters more than the count.
+            pgrx::log!("foreshard can't write how often predicates failed for slot {slot}: {problem}");
+        }
+    }
+
     fn absorb_invalidations(&mut self) {
         let Some(invalidated) = invalidation::take() else { return };
         let Some(known) = &mut self.known else { return };
@@ -292,8 +320,8 @@ impl Session {
 
 impl Prepared {
     /// Notes what a row change does to the shards of its table.
-    fn evaluate(&mut self, row: &RowChange<'_>, touched: &mut Touched, deltas: bool) {
-        let mut notes = Notes { targets: &self.targets, touched, deltas };
+    fn evaluate(&mut self, row: &RowChange<'_>, touched: &mut Touched, failed: &mut Failed, deltas: bool) {
+        let mut notes = Notes { targets: &self.targets, touched, failed, deltas };
         row.evaluate(&mut self.evaluator, &mut notes);
     }
 }
@@ -302,6 +330,7 @@ impl Prepared {
 struct Notes<'a> {
     targets: &'a [Target],
     touched: &'a mut Touched,
+    failed: &'a mut Failed,
     deltas: bool,
 }
 
@@ -325,7 +354,15 @@ impl Watch for Notes<'_> {
         }
     }
 
-    fn failed(&mut self, _rule: usize, _state: u32) {}
+    fn failed(&mut self, rule: usize, state: u32) {
+        let shard = &self.targets[rule].shard;
+        match self.failed.get_mut(&shard.name) {
+            Some((_, rows, last)) => (*rows, *last) = (*rows + 1, state),
+            None => {
+                self.failed.insert(shard.name.clone(), (shard.generation, 1, state));
+            }
+        }
+    }
 }
 
 fn altered_shards(sources: &mut Sources, altered: &Altered, everything: bool) -> Vec<String> {

@@ -31,6 +31,6 @@ pub(crate) trait Watch {
     fn interest(&self, rule: usize) -> Interest;
     /// The rule's shard may be concerned.
     fn noticed(&mut self, rule: usize, noticed: Noticed);
-    /// The rule's predicate raised an ERROR of this SQLSTATE (an errcodes number) on the row before or after.
+    /// The rule's predicate raised an ERROR of this SQLSTATE (an errcodes number) on the row before or after; told once per change.
     fn failed(&mut self, rule: usize, state: u32);
 }

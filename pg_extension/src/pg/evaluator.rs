@@ -239,10 +239,10 @@ impl Evaluator {
                     Before::Row(_) if !old && rule.settled && absent.is_empty() => new_presence,
                     Before::Row(side) => Some(rule.presence(side)),
                 };
-                for presence in [old_presence, new_presence].into_iter().flatten() {
-                    if let Presence::Failed(state) = presence {
-                        watch.failed(*number, state);
-                    }
+                if let (_, Some(Presence::Failed(state))) | (Some(Presence::Failed(state)), _) =
+                    (old_presence, new_presence)
+                {
+                    watch.failed(*number, state);
                 }
                 let out =
                     |presence: &Option<Presence>| presence.is_none_or(|presence| presence == Presence::Out);

@@ -46,16 +46,16 @@ unsafe extern "C-unwind" fn startup(
     unsafe {
         (*output).output_type = pg_sys::OutputPluginOutputType::OUTPUT_PLUGIN_BINARY_OUTPUT;
         (*output).receive_rewrites = false;
+        let slot = lossy(CStr::from_ptr((*(*ctx).slot).data.name.data.as_ptr()));
         if is_init {
             // Only the slot is created, for which there are no options; who may read from it is asked when somebody does.
-            let name = lossy(CStr::from_ptr((*(*ctx).slot).data.name.data.as_ptr()));
-            return in_transaction(|| Session::check_slot(&name));
+            return in_transaction(|| Session::check_slot(&slot));
         }
         let options = options::parse(&option_list((*ctx).output_plugin_options));
         in_transaction(|| Session::check(&options));
         invalidation::listen();
         let decoding = Decoding {
-            session: Session::new(options),
+            session: Session::new(options, slot),
             scratch: Context::new(c"foreshard decoding"),
             changes: 0,
         };

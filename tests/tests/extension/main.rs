@@ -6,6 +6,7 @@ mod bad_queries;
 mod ddl;
 mod decoding;
 mod deltas;
+mod failures;
 mod fuzz;
 mod health;
 mod isolation;
