@@ -1,5 +1,6 @@
 //! A cached shard over HTTP against PostgreSQL's fastest way to a row, and against what bare HTTP costs on this machine.
 
+use std::io::Write;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -54,10 +55,16 @@ pub(crate) async fn run(cluster: &Cluster, rounds: usize) -> Result<Vec<Comparis
     let size = again.text().len();
     ensure!(size == SIZE, "the shard is {size} bytes long, the bare answer {SIZE}");
 
-    let (mut ours, mut peer, mut ceiling) = (Vec::new(), Vec::new(), Vec::new());
+    // The row that the shard holds, by its primary key.
+    let mut select = tempfile::NamedTempFile::new()?;
+    writeln!(select, "\\set id random(1, 1000)\nSELECT id, payload FROM item WHERE id = :id;")?;
+    let script = select.path().to_string_lossy().into_owned();
+
+    let (mut ours, mut peer, mut builtin, mut ceiling) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
         ours.push(wrk(&format!("http://{address}{path}"))?);
-        peer.push(pgbench(cluster)?);
+        peer.push(pgbench(cluster, &["-f", &script])?);
+        builtin.push(pgbench(cluster, &["-S"])?);
         ceiling.push(wrk(&format!("http://{}/", bare.address))?);
     }
     let setting = format!(
@@ -66,11 +73,19 @@ pub(crate) async fn run(cluster: &Cluster, rounds: usize) -> Result<Vec<Comparis
     Ok(vec![
         Comparison::of(
             "hit_rps_vs_pg_select",
-            format!("{setting}, against pgbench -S"),
+            format!("{setting}, against a prepared select of the same row"),
+            "higher",
+            &mut ours,
+            "PostgreSQL 15, pgbench -M prepared",
+            &mut peer,
+        )?,
+        Comparison::of(
+            "hit_rps_vs_pgbench_builtin",
+            format!("{setting}, against pgbench's built-in select of one integer"),
             "higher",
             &mut ours,
             "PostgreSQL 15, pgbench -S -M prepared",
-            &mut peer,
+            &mut builtin,
         )?,
         Comparison::of(
             "hit_rps_vs_bare_hyper",
@@ -94,13 +109,13 @@ fn wrk(url: &str) -> Result<f64> {
     number_after(&text, "Requests/sec:").with_context(|| format!("wrk printed no rate:\n{text}"))
 }
 
-fn pgbench(cluster: &Cluster) -> Result<f64> {
+fn pgbench(cluster: &Cluster, script: &[&str]) -> Result<f64> {
     let pgbench = cluster.client_program("pgbench");
     let mut command = Command::new("taskset");
     command.envs(pgbench.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let (clients, seconds) = (CONNECTIONS.to_string(), SECONDS.to_string());
     command.args(["-c", LOAD_CORE]).arg(pgbench.get_program());
-    command.args(["-n", "-S", "-M", "prepared", "-c", &clients, "-T", &seconds]);
+    command.args(["-n", "-M", "prepared", "-c", &clients, "-T", &seconds]).args(script);
     let output = command.output().context("running pgbench")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     number_after(&text, "tps =").with_context(|| {

@@ -45,7 +45,7 @@ async fn main() -> Result<()> {
     }
     let server = Server::prepared(&args.pg_config)?;
     let mut results = Results::default();
-    if "hit_rps_vs_pg_select hit_rps_vs_bare_hyper".contains(&args.only) {
+    if "hit_rps_vs_pg_select hit_rps_vs_pgbench_builtin hit_rps_vs_bare_hyper".contains(&args.only) {
         for comparison in hit_rps::run(&cluster(&server).await?, args.rounds).await? {
             results.add(comparison);
         }
