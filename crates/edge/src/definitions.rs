@@ -14,6 +14,7 @@ pub struct Definitions {
     unseen: VecDeque<(Xid, CatalogChange)>,
     unseen_overflowed: bool,
     edge_dropped: bool,
+    version: u64,
 }
 
 /// As of when the definitions were read.
@@ -44,6 +45,11 @@ impl Definitions {
         self.loaded.is_some() && !self.edge_dropped
     }
 
+    /// Another number after every change: what was derived from definitions of one version holds while it is the same.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
     /// Whether the origin has dropped this edge.
     pub fn edge_dropped(&self) -> bool {
         self.edge_dropped
@@ -53,6 +59,7 @@ impl Definitions {
     /// the shards that these changed, with the transaction that did. `None` if more changes were delivered than were
     /// kept: then nothing is loaded, and the load has to be repeated.
     pub(crate) fn load(&mut self, catalog: CatalogSnapshot) -> Option<Vec<(Xid, ShardName)>> {
+        self.version += 1;
         if self.unseen_overflowed {
             self.unload();
             return None;
@@ -79,16 +86,18 @@ impl Definitions {
 
     /// The next load replaces these definitions, on the same stream.
     pub(crate) fn reload(&mut self) {
+        self.version += 1;
         self.loaded = None;
     }
 
     /// Forgets everything until the next load, on another stream.
     pub(crate) fn unload(&mut self) {
-        *self = Definitions::default();
+        *self = Definitions { version: self.version + 1, ..Definitions::default() };
     }
 
     /// Applies a change of transaction `xid`. Returns the shard whose copies are no longer of its definition, if any.
     pub(crate) fn apply(&mut self, xid: Xid, change: CatalogChange) -> Option<ShardName> {
+        self.version += 1;
         if change == CatalogChange::EdgeDropped {
             self.edge_dropped = true;
             return None;

@@ -58,6 +58,22 @@ impl EdgeCore {
         }
     }
 
+    /// The answer to a request for one instance that was allowed under definitions of `version`, if it can be given at once:
+    /// what [`Self::request`] would answer then, without asking again what it asked. `None` where that has to be asked again.
+    pub fn answer_again(
+        &mut self,
+        now: Now,
+        version: u64,
+        instance: &Arc<str>,
+        min_lsn: Option<Lsn>,
+    ) -> Option<Answer> {
+        let known = self.definitions.ready() && self.definitions.version() == version;
+        if !known || min_lsn.is_some_and(|min| min > self.stream.stamp()) || !self.is_fresh(now) {
+            return None;
+        }
+        self.answer_from(std::slice::from_ref(instance), &[], &[])
+    }
+
     /// Nobody waits for this request any more.
     pub fn cancel(&mut self, id: RequestId) {
         self.requests.remove(id);

@@ -3,11 +3,13 @@
 use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::header;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use lru::LruCache;
+
+use super::params::{Fields, text};
 
 /// How a body is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,10 +31,10 @@ const ZSTD_LEVEL: i32 = 3;
 
 impl Encoding {
     /// The best encoding that the client takes.
-    pub(super) fn accepted(headers: &HeaderMap) -> Self {
+    pub(super) fn accepted(headers: &(impl Fields + ?Sized)) -> Self {
         let mut best = (Encoding::Identity, 0.0);
-        for value in headers.get_all(header::ACCEPT_ENCODING) {
-            for item in value.to_str().unwrap_or_default().split(',') {
+        for value in headers.values(&header::ACCEPT_ENCODING) {
+            for item in text(value).unwrap_or_default().split(',') {
                 let mut parts = item.split(';').map(str::trim);
                 let encoding = match parts.next().unwrap_or_default() {
                     name if name.eq_ignore_ascii_case("zstd") => Encoding::Zstd,
@@ -54,11 +56,8 @@ impl Encoding {
         if length < WORTH_IT { Encoding::Identity } else { self }
     }
 
-    pub(super) fn header(self) -> Option<HeaderValue> {
-        self.name().map(HeaderValue::from_static)
-    }
-
-    fn name(self) -> Option<&'static str> {
+    /// Its name in headers; none for bytes as they are.
+    pub(super) fn name(self) -> Option<&'static str> {
         match self {
             Encoding::Identity => None,
             Encoding::Gzip => Some("gzip"),
@@ -145,6 +144,8 @@ impl Compressed {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderMap;
+
     use super::*;
 
     #[test]

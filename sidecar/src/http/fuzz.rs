@@ -6,7 +6,7 @@ use foreshard_protocol::{Column, ColumnKind, InstanceId, Row};
 
 use super::encoding::Encoding;
 use super::params::{Format, matches, min_lsn};
-use super::{arrow, rows};
+use super::{arrow, direct, rows};
 use crate::fuzzing::fuzz;
 
 #[test]
@@ -84,4 +84,74 @@ fn fuzz_headers() {
         let _ = matches(&headers, "\"b\"");
         Format::accepted(&headers).is_ok() || position.is_ok()
     });
+}
+
+/// What is answered without a framework is what hyper would have read, to the byte, and leaves the connection open.
+#[test]
+fn fuzz_heads() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let samples = [
+        "GET /v1/functions/f/shards/s/rows?id=eq.7 HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n\r\n",
+        "GET /v1/functions/a%20b/shards/s/rows HTTP/1.1\r\nhost: x\r\nIf-None-Match: \"a\"\r\nConnection: keep-alive\r\n\r\n",
+        "GET /v1/functions/f/shards/s/rows HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc",
+        "GET /v1/functions/f/shards/s/rows HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ]
+    .map(|text| text.as_bytes().to_vec());
+    let words: [&[u8]; 16] = [
+        b"\r\n",
+        b"\n",
+        b"\r\n\r\n",
+        b"Connection: close\r\n",
+        b"Connection: keep-alive, close\r\n",
+        b"Connection: upgrade\r\nUpgrade: h2c\r\n",
+        b"Content-Length: 0\r\n",
+        b"content-length : 1\r\n",
+        b"Transfer-Encoding:chunked\r\n",
+        b"Expect: 100-continue\r\n",
+        b"HTTP/1.0",
+        b"HTTP/1.1",
+        b"#",
+        b"%00",
+        b"\0",
+        b" folded\r\n",
+    ];
+    fuzz("heads", &samples, &words, |input| {
+        let Some((target, fields, length)) = direct::read(input) else { return false };
+        let heard = runtime.block_on(heard_by_hyper(&input[..length]));
+        assert_eq!(heard, Some((target, fields)));
+        true
+    });
+}
+
+/// Target and fields of the request that these bytes are, if hyper reads one with nothing after it and keeps the connection.
+async fn heard_by_hyper(bytes: &[u8]) -> Option<(String, direct::NamedValues)> {
+    use std::sync::{Arc, Mutex};
+
+    use axum::body::Body;
+    use hyper::body::Body as _;
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let (mut client, server) = tokio::io::duplex(64 << 10);
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let noted = heard.clone();
+    let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        let fields = request.headers().iter();
+        let fields: direct::NamedValues =
+            fields.map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect();
+        let simple = request.method() == hyper::Method::GET
+            && request.version() == hyper::Version::HTTP_11
+            && request.body().is_end_stream();
+        noted.lock().unwrap().push(simple.then(|| (request.uri().to_string(), fields)));
+        async { Ok::<_, std::convert::Infallible>(hyper::Response::new(Body::empty())) }
+    });
+    let serving = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(server), service);
+    client.write_all(bytes).await.ok()?;
+    // Heard only if the connection is still open after the first.
+    client.write_all(b"GET /second HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.ok()?;
+    let mut answers = Vec::new();
+    let _ = tokio::join!(serving, client.read_to_end(&mut answers));
+    let mut heard = std::mem::take(&mut *heard.lock().unwrap()).into_iter();
+    let (first, second) = (heard.next()??, heard.next()??);
+    (second.0 == "/second").then_some(first)
 }

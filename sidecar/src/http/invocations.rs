@@ -86,13 +86,13 @@ pub(super) async fn post(
     let body = encoding.apply(out.into()).await.ok_or(Refusal::Overloaded)?;
     let mut response = Response::new(body.into());
     let set = response.headers_mut();
-    if let Some(name) = encoding.header() {
-        set.insert(header::CONTENT_ENCODING, name);
+    if let Some(name) = encoding.name() {
+        set.insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
     }
     set.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
     set.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     set.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    set.insert(CACHE_STATUS, cache_status(worst));
+    set.insert(CACHE_STATUS, HeaderValue::from_static(cache_status(worst)));
     let value = |text: String| HeaderValue::try_from(text).map_err(|_| Problem::from(Refusal::NotReady));
     set.insert(FORESHARD_LSN, value(answer.lsn.to_string())?);
     set.insert(SERVER_TIMING, value(format!("total;dur={:.3}", wait.as_secs_f64() * 1e3))?);

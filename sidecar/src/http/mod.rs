@@ -2,6 +2,7 @@
 
 mod arrow;
 mod auth;
+mod direct;
 mod encoding;
 #[cfg(test)]
 mod fuzz;
@@ -14,6 +15,7 @@ mod problem;
 mod rows;
 mod server;
 mod status;
+mod targets;
 mod tls;
 
 use std::sync::Arc;
@@ -28,6 +30,7 @@ pub(crate) use auth::Guard;
 pub(crate) use encoding::Compressed;
 use problem::Problem;
 pub(crate) use server::Bound;
+pub(crate) use targets::Targets;
 pub(crate) use tls::Https;
 
 /// What every handler has.
@@ -37,6 +40,7 @@ pub(crate) struct App {
     pub(crate) guard: Arc<Guard>,
     pub(crate) config: Arc<Config>,
     pub(crate) compressed: Compressed,
+    pub(crate) targets: Targets,
     /// Begins every invocation id of this process.
     pub(crate) process: String,
 }

@@ -2,6 +2,7 @@
 
 use axum::http::{HeaderMap, HeaderName, header};
 use foreshard_protocol::Lsn;
+use httparse::Header;
 
 use super::Problem;
 
@@ -9,6 +10,30 @@ pub(crate) const FORESHARD_LSN: HeaderName = HeaderName::from_static("foreshard-
 pub(crate) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 pub(crate) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const MIN_LSN: HeaderName = HeaderName::from_static("foreshard-min-lsn");
+
+/// Header fields of a request, as whoever read it keeps them.
+pub(crate) trait Fields {
+    /// The values under a name, in their order.
+    fn values(&self, name: &HeaderName) -> impl Iterator<Item = &[u8]>;
+}
+
+impl Fields for HeaderMap {
+    fn values(&self, name: &HeaderName) -> impl Iterator<Item = &[u8]> {
+        self.get_all(name).into_iter().map(|value| value.as_bytes())
+    }
+}
+
+impl Fields for [Header<'_>] {
+    fn values(&self, name: &HeaderName) -> impl Iterator<Item = &[u8]> {
+        self.iter().filter(|field| field.name.eq_ignore_ascii_case(name.as_str())).map(|field| field.value)
+    }
+}
+
+/// A value as text, if it is visible ASCII.
+pub(crate) fn text(value: &[u8]) -> Option<&str> {
+    let visible = value.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t'));
+    str::from_utf8(value).ok().filter(|_| visible)
+}
 
 /// How rows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,11 +55,11 @@ impl Format {
     }
 
     /// The acceptable format with the highest weight; JSON where nothing is said.
-    pub(crate) fn accepted(headers: &HeaderMap) -> Result<Self, Problem> {
+    pub(crate) fn accepted(headers: &(impl Fields + ?Sized)) -> Result<Self, Problem> {
         let mut best: Option<(Format, f32)> = None;
         let mut said = false;
-        for value in headers.get_all(header::ACCEPT) {
-            for range in value.to_str().unwrap_or_default().split(',') {
+        for value in headers.values(&header::ACCEPT) {
+            for range in text(value).unwrap_or_default().split(',') {
                 let mut parts = range.split(';').map(str::trim);
                 let format = match parts.next().unwrap_or_default() {
                     "" => continue,
@@ -62,17 +87,17 @@ impl Format {
 }
 
 /// The position the answer must have reached.
-pub(crate) fn min_lsn(headers: &HeaderMap) -> Result<Option<Lsn>, Problem> {
-    let Some(value) = headers.get(MIN_LSN) else { return Ok(None) };
-    let lsn = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+pub(crate) fn min_lsn(headers: &(impl Fields + ?Sized)) -> Result<Option<Lsn>, Problem> {
+    let Some(value) = headers.values(&MIN_LSN).next() else { return Ok(None) };
+    let lsn = text(value).and_then(|text| text.trim().parse().ok());
     lsn.map(Some).ok_or_else(|| {
         Problem::bad_request("bad-lsn", "Foreshard-Min-Lsn: expected two hexadecimal numbers as in 16/B374D848, from foreshard.commit_token()")
     })
 }
 
 /// Whether the client holds this entity already.
-pub(crate) fn matches(headers: &HeaderMap, etag: &str) -> bool {
-    let tags = headers.get_all(header::IF_NONE_MATCH).into_iter().filter_map(|value| value.to_str().ok());
+pub(crate) fn matches(headers: &(impl Fields + ?Sized), etag: &str) -> bool {
+    let tags = headers.values(&header::IF_NONE_MATCH).filter_map(text);
     tags.flat_map(|value| value.split(','))
         .map(str::trim)
         .any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)

@@ -1,51 +1,109 @@
+//! `GET /v1/functions/{function_id}/shards/{shard}/rows`
+
 use std::borrow::Cow;
+use std::io::Write;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::http::request::Parts;
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::Response;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use foreshard_edge::rows::{Query, to_json, to_ndjson};
 use foreshard_edge::{Answer, FunctionShard, Part, Refusal, Request, ServedFrom};
-use foreshard_protocol::{InstanceId, RowSet, encode};
+use foreshard_protocol::{InstanceId, Lsn, RowSet, encode};
 use percent_encoding::percent_decode_str;
 
 use super::arrow::to_arrow;
 use super::encoding::Encoding;
-use super::params::{CACHE_STATUS, FORESHARD_LSN, Format, SERVER_TIMING, matches, min_lsn};
+use super::params::{CACHE_STATUS, FORESHARD_LSN, Fields, Format, SERVER_TIMING, matches, min_lsn};
+use super::targets::Known;
 use super::{App, Problem};
 use crate::serve::Execution;
 
-/// `GET /v1/functions/{function_id}/shards/{shard}/rows`
-pub(super) async fn get(app: &App, path: (String, String), request: &Parts) -> Result<Response, Problem> {
+/// Rows with all that is said of them.
+pub(super) struct Rows {
+    /// Empty if the client holds it already.
+    pub(super) body: Bytes,
+    pub(super) not_modified: bool,
+    format: Format,
+    encoding: Encoding,
+    served_from: ServedFrom,
+    /// Seconds since the copy was fetched.
+    age: u64,
+    lsn: Lsn,
+    tag: Arc<str>,
+    wait: Duration,
+}
+
+/// What a request says of the form of its answer.
+struct Asked {
+    format: Format,
+    encoding: Encoding,
+    min_lsn: Option<Lsn>,
+}
+
+impl Asked {
+    fn read(headers: &(impl Fields + ?Sized)) -> Result<Self, Problem> {
+        let (format, encoding) = (Format::accepted(headers)?, Encoding::accepted(headers));
+        Ok(Asked { format, encoding, min_lsn: min_lsn(headers)? })
+    }
+}
+
+/// Answers the request for `target`, which is a path of rows (see [`path`]) with its query.
+pub(super) async fn get(app: &App, target: &str, headers: &(impl Fields + ?Sized)) -> Result<Rows, Problem> {
     let started = Instant::now();
-    let ((function, shard), headers) = (path, &request.headers);
+    if let Some(known) = app.targets.get(target) {
+        let bearer = app.guard.admit(headers, &known.function)?;
+        let asked = Asked::read(headers)?;
+        bearer.may_read(&known.instance)?;
+        let again =
+            app.shared.with(|core, now| core.answer_again(now, known.version, &known.copy, asked.min_lsn));
+        if let Some(answer) = again {
+            return rows(app, started, &known, answer, &asked, headers).await;
+        }
+    }
+    let (path_of, query) = target.split_once('?').unwrap_or((target, ""));
+    let (function, shard) = path(path_of).ok_or_else(|| Problem::not_found("no rows are at this path"))?;
     let bearer = app.guard.admit(headers, &function)?;
-    let (format, encoding) = (Format::accepted(headers)?, Encoding::accepted(headers));
-    let min_lsn = min_lsn(headers)?;
-    let parameters = parameters(request.uri.query().unwrap_or_default())?;
+    let asked = Asked::read(headers)?;
+    let parameters = parameters(query)?;
     let mut query = Query::parse(parameters.iter().map(|(name, value)| (&**name, &**value)))?;
-    let mut table = String::new();
-    let asked = app.shared.request(|core| {
-        let instance = match core.definitions().function_shard(&function, &shard) {
-            FunctionShard::Mapped(def) => {
-                table.clone_from(&def.source);
-                InstanceId { shard: shard.clone(), key: query.take_key(&def.key)? }
-            }
-            // The core refuses it with the right words.
-            _ => InstanceId::unkeyed(shard.clone()),
-        };
-        bearer.may_read(&instance)?;
-        Ok::<_, Problem>(Request { function: function.clone(), instances: vec![instance], min_lsn })
+    let (mut table, mut version) = (String::new(), 0);
+    let mut wanted = InstanceId::unkeyed(shard.clone());
+    let answer = app.shared.request(|core| {
+        let definitions = core.definitions();
+        // What is not mapped the core refuses with the right words.
+        if let FunctionShard::Mapped(def) = definitions.function_shard(&function, &shard) {
+            table.clone_from(&def.source);
+            wanted.key = query.take_key(&def.key)?;
+        }
+        version = definitions.version();
+        bearer.may_read(&wanted)?;
+        let instances = vec![wanted.clone()];
+        Ok::<_, Problem>(Request { function: function.clone(), instances, min_lsn: asked.min_lsn })
     });
-    let Answer { lsn, mut parts } = asked.await??;
+    let answer = answer.await??;
+    let copy = answer.parts.first().ok_or(Refusal::NotReady)?.copy.instance.clone();
+    let known = Arc::new(Known { version, function, instance: wanted, copy, table, parameters, query });
+    app.targets.keep(target, known.clone());
+    rows(app, started, &known, answer, &asked, headers).await
+}
+
+async fn rows(
+    app: &App,
+    started: Instant,
+    known: &Known,
+    answer: Answer,
+    asked: &Asked,
+    headers: &(impl Fields + ?Sized),
+) -> Result<Rows, Problem> {
+    let Answer { lsn, mut parts } = answer;
     let part = parts.pop().ok_or(Refusal::NotReady)?;
-    let (plain, etag) = body(&query, &part, format)?;
-    let encoding = encoding.of(plain.len());
-    let tag = encoding.tag(&etag);
-    let not_modified = matches(headers, tag.as_deref().unwrap_or(&etag));
+    let (plain, etag) = body(&known.query, &part, asked.format)?;
+    let encoding = asked.encoding.of(plain.len());
+    let tag = encoding.tag(etag.text()).map_or_else(|| etag.text().clone(), Arc::from);
+    let not_modified = matches(headers, &tag);
     let body = match encoding {
         _ if not_modified => Bytes::new(),
         Encoding::Identity => plain,
@@ -60,58 +118,100 @@ pub(super) async fn get(app: &App, path: (String, String), request: &Parts) -> R
     };
     let wait = started.elapsed();
     let execution = || Execution {
-        function_id: function,
+        function_id: known.function.clone(),
         started_at: app.shared.clock.now().to_rfc3339(),
-        tables: vec![table],
-        filters: parameters.into_iter().map(|(name, value)| (name, value.into())).collect(),
+        tables: vec![known.table.clone()],
+        filters: known.parameters.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect(),
         shards: vec![part.copy.instance.to_string()],
         served_from: part.served_from.as_str(),
         wait_us: wait.as_micros() as u64,
         bytes: body.len() as u64,
     };
     app.logger.log(&app.shared, execution);
-    let mut response = Response::new(if not_modified { Body::empty() } else { Body::from(body) });
-    if not_modified {
-        *response.status_mut() = StatusCode::NOT_MODIFIED;
-    }
     let age = app.shared.mono().saturating_sub(part.copy.fetched_at) / 1_000_000;
-    let out = response.headers_mut();
-    out.reserve(12);
-    out.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
-    out.insert(CACHE_STATUS, cache_status(part.served_from));
-    out.insert(header::AGE, age.into());
-    let text = |text: String| HeaderValue::try_from(text).map_err(|_| Problem::from(Refusal::NotReady));
-    out.insert(FORESHARD_LSN, text(lsn.to_string())?);
-    let etag = tag.map_or_else(|| HeaderValue::from_str(&etag), HeaderValue::try_from);
-    out.insert(header::ETAG, etag.map_err(|_| Problem::from(Refusal::NotReady))?);
-    if let Some(name) = encoding.header() {
-        out.insert(header::CONTENT_ENCODING, name);
+    let (format, served_from) = (asked.format, part.served_from);
+    Ok(Rows { body, not_modified, format, encoding, served_from, age, lsn, tag, wait })
+}
+
+impl Rows {
+    pub(super) fn status(&self) -> StatusCode {
+        if self.not_modified { StatusCode::NOT_MODIFIED } else { StatusCode::OK }
     }
-    let micros = wait.as_micros();
-    out.insert(SERVER_TIMING, text(format!("total;dur={}.{:03}", micros / 1000, micros % 1000))?);
-    // Intermediaries must ask again: only the sidecar knows what has changed.
-    out.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
-    out.insert(header::VARY, HeaderValue::from_static("accept, accept-encoding, authorization"));
-    Ok(response)
+
+    /// The header fields of the answer, all but those that every answer has.
+    pub(super) fn fields(&self, mut put: impl FnMut(HeaderName, &[u8])) {
+        let mut number = Number { room: [0; 64] };
+        put(header::CONTENT_TYPE, self.format.content_type().as_bytes());
+        put(CACHE_STATUS, cache_status(self.served_from).as_bytes());
+        put(header::AGE, number.write(format_args!("{}", self.age)));
+        put(FORESHARD_LSN, number.write(format_args!("{}", self.lsn)));
+        put(header::ETAG, self.tag.as_bytes());
+        if let Some(name) = self.encoding.name() {
+            put(header::CONTENT_ENCODING, name.as_bytes());
+        }
+        let micros = self.wait.as_micros();
+        let timing = format_args!("total;dur={}.{:03}", micros / 1000, micros % 1000);
+        put(SERVER_TIMING, number.write(timing));
+        // Intermediaries must ask again: only the sidecar knows what has changed.
+        put(header::CACHE_CONTROL, b"private, no-cache");
+        put(header::VARY, b"accept, accept-encoding, authorization");
+    }
+}
+
+impl IntoResponse for Rows {
+    fn into_response(self) -> Response {
+        let body = if self.not_modified { Body::empty() } else { Body::from(self.body.clone()) };
+        let mut response = Response::new(body);
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.reserve(12);
+        self.fields(|name, value| {
+            // Every value is ASCII of our own making.
+            if let Ok(value) = HeaderValue::from_bytes(value) {
+                headers.insert(name, value);
+            }
+        });
+        response
+    }
+}
+
+/// Room for a number or two as text.
+struct Number {
+    room: [u8; 64],
+}
+
+impl Number {
+    fn write(&mut self, text: std::fmt::Arguments<'_>) -> &[u8] {
+        let mut rest = &mut self.room[..];
+        let written = rest.write_fmt(text).map(|()| rest.len());
+        &self.room[..written.map_or(0, |left| self.room.len() - left)]
+    }
+}
+
+/// Whether a path is one of rows.
+pub(super) fn is_path(path: &str) -> bool {
+    segments(path).is_some()
+}
+
+fn segments(path: &str) -> Option<(&str, &str)> {
+    let (function, rest) = path.strip_prefix("/v1/functions/")?.split_once('/')?;
+    let shard = rest.strip_prefix("shards/")?.strip_suffix("/rows")?;
+    (!function.is_empty() && !shard.is_empty() && !shard.contains('/')).then_some((function, shard))
 }
 
 /// Function and shard, if the path is one of rows.
 pub(super) fn path(path: &str) -> Option<(String, String)> {
-    let (function, rest) = path.strip_prefix("/v1/functions/")?.split_once('/')?;
-    let shard = rest.strip_prefix("shards/")?.strip_suffix("/rows")?;
-    if function.is_empty() || shard.is_empty() || shard.contains('/') {
-        return None;
-    }
+    let (function, shard) = segments(path)?;
     let decode = |text: &str| Some(percent_decode_str(text).decode_utf8().ok()?.into_owned());
     Some((decode(function)?, decode(shard)?))
 }
 
-pub(super) fn cache_status(served_from: ServedFrom) -> HeaderValue {
-    HeaderValue::from_static(match served_from {
+pub(super) fn cache_status(served_from: ServedFrom) -> &'static str {
+    match served_from {
         ServedFrom::Prefetch => "foreshard-prefetch; hit",
         ServedFrom::Reactive => "foreshard-reactive; hit",
         ServedFrom::Origin => "foreshard; fwd=miss",
-    })
+    }
 }
 
 /// An entity tag, and what it is of.
@@ -122,10 +222,8 @@ enum Tag {
     Of(Arc<str>),
 }
 
-impl std::ops::Deref for Tag {
-    type Target = str;
-
-    fn deref(&self) -> &str {
+impl Tag {
+    fn text(&self) -> &Arc<str> {
         let (Tag::OfCopy(tag) | Tag::Of(tag)) = self;
         tag
     }

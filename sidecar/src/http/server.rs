@@ -1,7 +1,8 @@
 //! Sockets, connections, and the way from a request to its handler.
 //!
-//! Rows of one shard are what functions ask for all day: that route is answered here, without a router, its extractors and
-//! its layers, which cost as much as looking up the rows. Everything else goes through axum.
+//! Rows of one shard are what functions ask for all day: a connection that asks for nothing else never meets a framework (see
+//! [`super::direct`]), and on one that does the route is answered here, without a router, its extractors and its layers.
+//! Everything else goes through axum.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -23,13 +24,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tower_service::Service;
 
+use super::params::Fields;
 use super::patience::Patient;
+use super::rows::{self, Rows};
 use super::tls::Https;
-use super::{App, Problem, router, rows};
+use super::{App, Problem, direct, router};
 use crate::config::{Limits, Listen};
 
 /// Answers under way at the end are given this long.
@@ -90,6 +93,7 @@ impl Bound {
             limits,
             https: self.https.clone(),
             graceful: GracefulShutdown::new(),
+            closing: watch::Sender::new(false),
         };
         let mut end = std::pin::pin!(end);
         let result = loop {
@@ -106,6 +110,7 @@ impl Bound {
                 },
             }
         };
+        server.closing.send_replace(true);
         let finished = tokio::time::timeout(FINISH_WITHIN, server.graceful.shutdown()).await;
         if finished.is_err() {
             tracing::warn!("connections are still busy and are cut");
@@ -135,6 +140,8 @@ struct Server {
     limits: Limits,
     https: Option<Arc<Https>>,
     graceful: GracefulShutdown,
+    /// Becomes true at the end, for connections that hyper does not know yet.
+    closing: watch::Sender<bool>,
 }
 
 impl Server {
@@ -146,12 +153,13 @@ impl Server {
         let stream = Patient::new(stream, self.limits.write_timeout);
         let acceptor = self.https.as_ref().map(|https| https.acceptor());
         let within = self.limits.head_timeout;
-        let (desk, watcher) = (self.desk.clone(), self.graceful.watcher());
+        let ending = Ending { watcher: self.graceful.watcher(), closing: self.closing.subscribe() };
+        let desk = self.desk.clone();
         tokio::spawn(async move {
             match acceptor {
-                None => serve(stream, desk, watcher).await,
+                None => serve(stream, desk, ending).await,
                 Some(acceptor) => match timeout(within, acceptor.accept(stream)).await {
-                    Ok(Ok(stream)) => serve(stream, desk, watcher).await,
+                    Ok(Ok(stream)) => serve(stream, desk, ending).await,
                     Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
                     Err(_) => tracing::debug!("a TLS handshake took too long"),
                 },
@@ -161,13 +169,21 @@ impl Server {
     }
 }
 
+/// How a connection learns that the server ends.
+struct Ending {
+    watcher: Watcher,
+    closing: watch::Receiver<bool>,
+}
+
 /// Serves one connection to its end.
 async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     desk: Arc<Desk>,
-    watcher: Watcher,
+    Ending { watcher, mut closing }: Ending,
 ) {
-    let limits = &desk.app.config.limits;
+    let limits = desk.app.config.limits.clone();
+    let ends = async move { drop(closing.wait_for(|closing| *closing).await) };
+    let Some(stream) = direct::serve(stream, &desk, limits.head_timeout, ends).await else { return };
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limits.head_timeout).max_buf_size(limits.head);
     let service = service_fn(move |request| {
@@ -180,7 +196,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 }
 
 /// Where requests are taken in.
-struct Desk {
+pub(super) struct Desk {
     app: Arc<App>,
     router: Router,
     /// One permit for each request under way.
@@ -188,21 +204,32 @@ struct Desk {
 }
 
 impl Desk {
+    /// Answers a GET for rows.
+    pub(super) async fn rows(&self, target: &str, headers: &(impl Fields + ?Sized)) -> Result<Rows, Problem> {
+        let _place = self.requests.try_acquire().map_err(|_| Refusal::Overloaded)?;
+        let most = self.app.config.limits.url;
+        if target.len() > most {
+            return Err(Problem::long_url(most));
+        }
+        rows::get(&self.app, target, headers).await
+    }
+
     async fn respond(&self, request: Request<Incoming>) -> Response {
+        let uri = request.uri();
+        if rows::is_path(uri.path()) {
+            if !matches!(*request.method(), Method::GET | Method::HEAD) {
+                return Problem::method(Some("GET, HEAD")).into_response();
+            }
+            let target = uri.path_and_query().map_or(uri.path(), |target| target.as_str());
+            let answer = self.rows(target, request.headers()).await;
+            return answer.map_or_else(IntoResponse::into_response, IntoResponse::into_response);
+        }
         let Ok(_place) = self.requests.try_acquire() else {
             return Problem::from(Refusal::Overloaded).into_response();
         };
         let limits = &self.app.config.limits;
-        let uri = request.uri();
         if uri.path().len() + uri.query().map_or(0, |query| query.len() + 1) > limits.url {
             return Problem::long_url(limits.url).into_response();
-        }
-        if let Some(path) = rows::path(uri.path()) {
-            if !matches!(*request.method(), Method::GET | Method::HEAD) {
-                return Problem::method(Some("GET, HEAD")).into_response();
-            }
-            let (head, _) = request.into_parts();
-            return rows::get(&self.app, path, &head).await.unwrap_or_else(IntoResponse::into_response);
         }
         let (head, body) = request.into_parts();
         let body = match whole(body, limits).await {

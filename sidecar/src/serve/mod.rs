@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::config::{Auth, Config, SECRET, SETTINGS, Setting};
-use crate::http::{App, Bound, Compressed, Guard, Https};
+use crate::http::{App, Bound, Compressed, Guard, Https, Targets};
 use crate::persist::Keeper;
 use crate::{feed, fetch, reload};
 
@@ -94,6 +94,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         guard: guard.clone(),
         config: config.clone(),
         compressed: Compressed::default(),
+        targets: Targets::default(),
         process,
     };
     let listener = Bound::open(&config.listen, https.clone()).await?;

@@ -2,6 +2,7 @@
 
 mod answers;
 mod certificates;
+mod direct;
 mod faults;
 mod formats;
 mod https;

@@ -8,11 +8,12 @@ mod token;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use axum::http::{HeaderMap, header};
+use axum::http::header;
 use foreshard_protocol::InstanceId;
 use serde_json::Value;
 
 use super::Problem;
+use super::params::{Fields, text};
 use crate::config::{Auth, TokenRules};
 use keys::Keys;
 
@@ -66,7 +67,7 @@ impl Guard {
     }
 
     /// Checks that the bearer may act as `function`.
-    pub(crate) fn admit(&self, headers: &HeaderMap, function: &str) -> Result<Bearer, Problem> {
+    pub(crate) fn admit(&self, headers: &(impl Fields + ?Sized), function: &str) -> Result<Bearer, Problem> {
         let Guard::Tokens(tokens) = self else { return Ok(Bearer::default()) };
         let claims = tokens.claims(headers)?;
         if claims.sub != "*" && claims.sub != function {
@@ -82,7 +83,7 @@ impl Guard {
     }
 
     /// Checks that the bearer has any valid token.
-    pub(crate) fn admit_any(&self, headers: &HeaderMap) -> Result<(), Problem> {
+    pub(crate) fn admit_any(&self, headers: &(impl Fields + ?Sized)) -> Result<(), Problem> {
         match self {
             Guard::Open => Ok(()),
             Guard::Tokens(tokens) => tokens.claims(headers).map(drop),
@@ -91,12 +92,12 @@ impl Guard {
 }
 
 impl Tokens {
-    fn claims(&self, headers: &HeaderMap) -> Result<token::Claims, Problem> {
-        let mut values = headers.get_all(header::AUTHORIZATION).into_iter();
+    fn claims(&self, headers: &(impl Fields + ?Sized)) -> Result<token::Claims, Problem> {
+        let mut values = headers.values(&header::AUTHORIZATION);
         let (Some(value), None) = (values.next(), values.next()) else {
             return Err(Problem::unauthorized(None, "send one Authorization: Bearer TOKEN"));
         };
-        let token = value.to_str().ok().and_then(|value| value.split_once(' '));
+        let token = text(value).and_then(|value| value.split_once(' '));
         let Some((_, token)) = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) else {
             return Err(Problem::unauthorized(None, "send Authorization: Bearer TOKEN"));
         };

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::fuzzing::fuzz;
+use axum::http::HeaderMap;
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 const FAR: u64 = 4_000_000_000;
