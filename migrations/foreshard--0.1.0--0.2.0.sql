@@ -132,6 +132,10 @@ SELECT pg_catalog.pg_extension_config_dump('foreshard.mapping',
     'WHERE EXISTS (SELECT FROM foreshard.shard s WHERE s.name = shard
         AND (s.source IS NULL OR EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = s.source)))');
 
+-- What was advised, done and taken back.
+
+ALTER TABLE foreshard.advice ADD kind text, ADD undo text, ADD applied_at timestamptz, ADD applied_by name, ADD reverted_at timestamptz;
+
 -- xtask: functions, views, triggers and comments of sql/ follow
 
 -- PUBLIC loses what is new. Not REVOKE ON ALL: it would take rights that people gave for the extension's own.

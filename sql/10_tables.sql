@@ -92,9 +92,16 @@ CREATE TABLE foreshard.advice (
     subject   text NOT NULL,
     advice    text NOT NULL,
     statement text,
-    evidence  jsonb NOT NULL DEFAULT '{}'
+    evidence  jsonb NOT NULL DEFAULT '{}',
+    kind        text,
+    undo        text,
+    applied_at  timestamptz,
+    applied_by  name,
+    reverted_at timestamptz
 );
 COMMENT ON TABLE foreshard.advice IS 'what the execution log says about the shard definitions, and the statement that would follow it';
+COMMENT ON COLUMN foreshard.advice.undo IS 'the statement that takes it back';
+COMMENT ON COLUMN foreshard.advice.applied_at IS 'when foreshard advise --apply ran the statement; it stands unless reverted_at is set';
 
 -- Definitions are part of a dump. Schedules, log and advice are not: they carry transaction ids and windows of this cluster.
 SELECT pg_catalog.pg_extension_config_dump('foreshard.generation', '');

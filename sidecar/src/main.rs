@@ -1,5 +1,6 @@
 //! `foreshard`: the edge sidecar (`serve`), the predictive analytics engine (`plan`) and their tools.
 
+mod advise;
 mod backtest;
 mod clock;
 mod config;
@@ -39,6 +40,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// The predictive analytics engine: learns from the execution log and publishes prefetch schedules
     Plan(plan::PlanArgs),
+    /// Says which shards would serve what functions read better, and applies one piece of that advice or takes it back
+    Advise(advise::AdviseArgs),
     /// Replays a trace of invocations through the models and scores what they predict
     Backtest(backtest::BacktestArgs),
     /// Checks an origin and says what to fix
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Serve(args) => serve::run(args).await,
             Command::Plan(args) => plan::run(args).await,
+            Command::Advise(args) => advise::run(args).await,
             Command::Backtest(args) => backtest::run(args),
             Command::Doctor(args) => doctor::run(args).await,
             Command::Check { config } => check(config),

@@ -16,7 +16,9 @@
 //! | `window` | windows that are none of the horizons |
 //! | `schedule` | from probabilities to what is published |
 //! | `measure` | baselines, and replays of a cache that acts on predictions: what they are worth |
+//! | `advice` | from what functions read, which shards would serve them better |
 //! | `score` | average precision, recall, Brier score, calibration error |
+pub mod advice;
 mod associations;
 mod calibration;
 mod config;

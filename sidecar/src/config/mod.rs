@@ -16,6 +16,7 @@ use crate::origin::OriginAddress;
 use crate::persist::Keys;
 pub(crate) use settings::{SECRET, SETTINGS, Setting};
 use sources::{Reader, Values, read_file};
+pub(crate) use units::bytes as parse_bytes;
 use units::{bytes, bytes_within, count, duration, listen, share};
 
 /// Where functions connect.

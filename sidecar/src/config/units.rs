@@ -32,7 +32,7 @@ fn split_unit(text: &str) -> (&str, &str) {
     (&text[..at], text[at..].trim())
 }
 
-pub(super) fn bytes(text: &str) -> Result<usize, String> {
+pub(crate) fn bytes(text: &str) -> Result<usize, String> {
     let (number, unit) = split_unit(text);
     let factor = match unit {
         "" | "B" => 1.0,

@@ -13,6 +13,7 @@ use foreshard_edge::rows::{Query, to_json, to_ndjson};
 use foreshard_edge::{Answer, FunctionShard, Part, Refusal, Request, ServedFrom};
 use foreshard_protocol::{InstanceId, Lsn, RowSet, encode};
 use percent_encoding::percent_decode_str;
+use serde_json::{Map, Value};
 
 use super::arrow::to_arrow;
 use super::encoding::Encoding;
@@ -121,7 +122,7 @@ async fn rows(
         function_id: known.function.clone(),
         started_at: app.shared.clock.now().to_rfc3339(),
         tables: vec![known.table.clone()],
-        filters: known.parameters.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect(),
+        filters: logged(&known.parameters),
         shards: vec![part.copy.instance.to_string()],
         served_from: part.served_from.as_str(),
         wait_us: wait.as_micros() as u64,
@@ -197,6 +198,20 @@ fn segments(path: &str) -> Option<(&str, &str)> {
     let (function, rest) = path.strip_prefix("/v1/functions/")?.split_once('/')?;
     let shard = rest.strip_prefix("shards/")?.strip_suffix("/rows")?;
     (!function.is_empty() && !shard.is_empty() && !shard.contains('/')).then_some((function, shard))
+}
+
+/// Filters by name; several on one column as a list.
+fn logged(parameters: &[(String, String)]) -> Map<String, Value> {
+    let mut filters = Map::new();
+    for (name, value) in parameters {
+        let value = Value::from(value.clone());
+        match filters.get_mut(name) {
+            None => drop(filters.insert(name.clone(), value)),
+            Some(Value::Array(several)) => several.push(value),
+            Some(one) => *one = Value::Array(vec![one.take(), value]),
+        }
+    }
+    filters
 }
 
 /// Function and shard, if the path is one of rows.

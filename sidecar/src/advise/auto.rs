@@ -1,0 +1,127 @@
+//! What may be applied without asking: the kinds that the database's `foreshard.auto_shard` names, so many a day.
+
+use foreshard_planner::advice::{Advice, Kind};
+use tokio_postgres::Client;
+
+use super::store::{self, Stored};
+use super::{explained, refuse};
+
+/// The limits that a DBA has set.
+#[derive(Debug, PartialEq)]
+struct Limits {
+    kinds: Vec<Kind>,
+    per_day: i64,
+    /// Least gain in hit ratio, where one is expected.
+    gain: f64,
+}
+
+/// Kinds after which every read gets what it got before: what `on` stands for.
+const HARMLESS: [Kind; 3] = [Kind::Whole, Kind::Index, Kind::ReplicaIdentity];
+
+impl Limits {
+    /// Reads the settings; `None` if it is off.
+    fn parse(kinds: &str, per_day: &str, gain: &str) -> Result<Option<Self>, String> {
+        let kinds = match kinds.trim() {
+            "" | "off" => return Ok(None),
+            "on" => HARMLESS.to_vec(),
+            list => list
+                .split(',')
+                .map(|name| {
+                    let known = Kind::ALL.into_iter().find(|k| k.name() == name.trim());
+                    known.ok_or_else(|| {
+                        let all: Vec<&str> = Kind::ALL.iter().map(|k| k.name()).collect();
+                        format!("foreshard.auto_shard: expected on, off or a list of {}", all.join(", "))
+                    })
+                })
+                .collect::<Result<_, _>>()?,
+        };
+        let number = |name: &str, text: &str, default: f64, most: f64| match text.trim() {
+            "" => Ok(default),
+            text => text
+                .parse()
+                .ok()
+                .filter(|n: &f64| (0.0..=most).contains(n))
+                .ok_or_else(|| format!("{name}: expected a number from 0 to {most}")),
+        };
+        Ok(Some(Limits {
+            kinds,
+            per_day: number("foreshard.auto_shard_per_day", per_day, 1.0, 1000.0)? as i64,
+            gain: number("foreshard.auto_shard_gain", gain, 0.05, 1.0)?,
+        }))
+    }
+
+    fn allow(&self, advice: &Advice) -> bool {
+        let (now, then) = advice.expected.hit_ratio;
+        self.kinds.contains(&advice.kind) && (advice.kind.alters_tables() || then - now >= self.gain)
+    }
+}
+
+/// Applies what the limits allow, the greatest gain first, and says so.
+pub(super) async fn apply(client: &mut Client, stored: &Stored) -> anyhow::Result<()> {
+    let row = client
+        .query_one(
+            "SELECT coalesce(current_setting('foreshard.auto_shard', true), ''), coalesce(current_setting('foreshard.auto_shard_per_day', true), ''),
+                 coalesce(current_setting('foreshard.auto_shard_gain', true), ''),
+                 (SELECT count(*) FROM foreshard.advice WHERE applied_at > now() - interval '1 day' AND evidence ? 'auto')",
+            &[],
+        )
+        .await
+        .map_err(explained)?;
+    let limits = match Limits::parse(row.get(0), row.get(1), row.get(2)) {
+        Ok(Some(limits)) => limits,
+        Ok(None) => {
+            println!(
+                "nothing is applied: foreshard.auto_shard is off (ALTER DATABASE … SET foreshard.auto_shard = 'on')"
+            );
+            return Ok(());
+        }
+        Err(mistake) => return refuse(mistake),
+    };
+    let left = (limits.per_day - row.get::<_, i64>(3)).max(0) as usize;
+    let mut allowed: Vec<&(i64, Advice)> = stored.advice.iter().filter(|(_, a)| limits.allow(a)).collect();
+    let gain = |a: &Advice| a.expected.hit_ratio.1 - a.expected.hit_ratio.0;
+    allowed.sort_by(|(_, a), (_, b)| gain(b).total_cmp(&gain(a)));
+    if allowed.len() > left {
+        println!(
+            "{} of {} are applied now: foreshard.auto_shard_per_day is {}",
+            left,
+            allowed.len(),
+            limits.per_day
+        );
+    }
+    for (id, advice) in allowed.into_iter().take(left) {
+        match store::apply(client, *id).await {
+            Ok(_) => {
+                let noted =
+                    "UPDATE foreshard.advice SET evidence = evidence || '{\"auto\": true}' WHERE id = $1";
+                client.execute(noted, &[id]).await.map_err(explained)?;
+                println!("applied {id}: {} (foreshard advise --revert {id} takes it back)", advice.text);
+            }
+            // One that fails must not keep the others from being done.
+            Err(error) => println!("not applied {id}: {error:#}"),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_off_unless_set_and_mistakes_are_named() {
+        assert_eq!(Limits::parse("", "", ""), Ok(None));
+        assert_eq!(Limits::parse("off", "x", ""), Ok(None));
+        let on = Limits::parse("on", "", "").unwrap().unwrap();
+        assert_eq!((on.kinds.as_slice(), on.per_day, on.gain), (&HARMLESS[..], 1, 0.05));
+        let some = Limits::parse("keyed, index", "5", "0.2").unwrap().unwrap();
+        assert_eq!((some.kinds, some.per_day, some.gain), (vec![Kind::Keyed, Kind::Index], 5, 0.2));
+        for (kinds, per_day, gain, named) in [
+            ("everything", "", "", "replica_identity"),
+            ("on", "many", "", "per_day"),
+            ("on", "", "NaN", "gain"),
+        ] {
+            assert!(Limits::parse(kinds, per_day, gain).unwrap_err().contains(named));
+        }
+    }
+}
