@@ -136,6 +136,39 @@ SELECT pg_catalog.pg_extension_config_dump('foreshard.mapping',
 
 ALTER TABLE foreshard.advice ADD kind text, ADD undo text, ADD applied_at timestamptz, ADD applied_by name, ADD reverted_at timestamptz;
 
+-- What schedules are worth.
+
+CREATE TABLE foreshard.schedule_quality (
+    edge                text COLLATE "C" NOT NULL REFERENCES foreshard.edge ON DELETE CASCADE,
+    hour                timestamptz NOT NULL,
+    decisions           bigint NOT NULL,
+    came_true           bigint NOT NULL,
+    brier               float8 NOT NULL,
+    ece                 float8 NOT NULL,
+    scheduled           bigint NOT NULL,
+    scheduled_runs      bigint NOT NULL,
+    scheduled_misses    bigint NOT NULL,
+    scheduled_wait_us   bigint NOT NULL,
+    control             bigint NOT NULL,
+    control_runs        bigint NOT NULL,
+    control_misses      bigint NOT NULL,
+    control_wait_us     bigint NOT NULL,
+    uplift              float8 GENERATED ALWAYS AS (1 - (scheduled_misses::float8 / nullif(scheduled_runs, 0))
+                            / nullif(control_misses::float8 / nullif(control_runs, 0), 0)) STORED,
+    wasted_bytes        bigint NOT NULL,
+    PRIMARY KEY (edge, hour)
+);
+
+CREATE TABLE foreshard.control_group (
+    edge        text COLLATE "C" NOT NULL REFERENCES foreshard.edge ON DELETE CASCADE,
+    function_id text COLLATE "C" NOT NULL,
+    starts_at   timestamptz NOT NULL,
+    ends_at     timestamptz NOT NULL,
+    confidence  float8 NOT NULL,
+    PRIMARY KEY (edge, function_id, starts_at)
+);
+CREATE INDEX control_group_ends ON foreshard.control_group (ends_at);
+
 -- xtask: functions, views, triggers and comments of sql/ follow
 
 -- PUBLIC loses what is new. Not REVOKE ON ALL: it would take rights that people gave for the extension's own.

@@ -42,6 +42,8 @@ enum Command {
     Plan(plan::PlanArgs),
     /// Says which shards would serve what functions read better, and applies one piece of that advice or takes it back
     Advise(advise::AdviseArgs),
+    /// Says why a function is scheduled at an edge, or not
+    Explain(Box<plan::ExplainArgs>),
     /// Replays a trace of invocations through the models and scores what they predict
     Backtest(backtest::BacktestArgs),
     /// Checks an origin and says what to fix
@@ -72,6 +74,7 @@ fn main() -> ExitCode {
             Command::Serve(args) => serve::run(args).await,
             Command::Plan(args) => plan::run(args).await,
             Command::Advise(args) => advise::run(args).await,
+            Command::Explain(args) => plan::explain(*args).await,
             Command::Backtest(args) => backtest::run(args),
             Command::Doctor(args) => doctor::run(args).await,
             Command::Check { config } => check(config),

@@ -230,7 +230,8 @@ impl Planner {
     pub fn spawn(origin: &str, arguments: &[&str]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("foreshard-plan-").tempdir()?;
         let mut command = Command::new(foreshard_binary()?);
-        command.args(["plan", "--origin", origin]).args(arguments);
+        // A test that expects an entry must not meet the control group, unless it asks for one.
+        command.args(["plan", "--origin", origin]).args(arguments).env("FORESHARD_CONTROL", "0");
         let process = Process::spawn("foreshard plan", command, &dir.path().join("log"))?;
         Ok(Self { process, dir })
     }

@@ -39,6 +39,8 @@ pub enum Part {
     Transitions,
     /// When and how the function runs at other edges.
     Siblings,
+    /// Functions of a kind.
+    Archetypes,
     /// The adaptive probability map.
     Calibration,
     /// The drift guard.

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::config::{ConfigError, EngineConfig, Horizon};
-use crate::experts::{Surroundings, season_hits};
+use crate::archetypes::Archetypes;
+use crate::config::{ConfigError, EngineConfig, Horizon, Part};
+use crate::experts::Surroundings;
 use crate::minutes::SPAN;
 use crate::model::Model;
 use crate::registry::{Pair, Registry};
+use crate::season_experts::season_hits;
 
 /// Invocations of one function at one edge within one minute.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +94,8 @@ const YOUNG: i64 = 7 * 1440;
 pub struct Engine {
     config: EngineConfig,
     pub(crate) registry: Registry,
-    models: Vec<Model>,
+    pub(crate) models: Vec<Model>,
+    archetypes: Archetypes,
     clock: Option<i64>,
     started: i64,
     ticks: i64,
@@ -109,6 +112,7 @@ impl Engine {
         Ok(Engine {
             registry: Registry::new(config.max_histories, config.max_edges, config.max_keys),
             models: config.horizons.iter().map(|&h| Model::new(h, &config.without)).collect(),
+            archetypes: Archetypes::default(),
             clock: None,
             started: 0,
             ticks: 0,
@@ -212,6 +216,9 @@ impl Engine {
         let onset = pair.history.record(i.minute, offset, i.calls);
         let instances = &i.instances[..i.instances.len().min(MOST_INSTANCES)];
         pair.keys.record(i.minute, instances);
+        if pair.history.active.is_power_of_two() {
+            pair.history.kinds = self.archetypes.assign(&pair.history, i.minute, offset);
+        }
         if onset {
             self.registry.onset(slot, i.minute);
         }
@@ -270,6 +277,7 @@ impl Engine {
         }
         self.clock = Some(now);
         self.ticks += 1;
+        self.sort_into_archetypes(now);
         let (registry, models) = (&self.registry, &mut self.models);
         let outcome = |slot: u32, generation: u32, after: i64, until: i64| {
             let pair = registry.pairs.get(slot as usize).filter(|p| p.generation == generation)?;
@@ -309,6 +317,21 @@ impl Engine {
         }
     }
 
+    /// Looks for archetypes when that is due, and then sorts every function into them.
+    fn sort_into_archetypes(&mut self, now: i64) {
+        let age = now - self.started + 1;
+        if self.config.without.contains(&Part::Archetypes) || !self.archetypes.due(age) {
+            return;
+        }
+        let registry = &self.registry;
+        let histories = registry.pairs.iter().map(|p| (&p.history, registry.edges[p.edge as usize].offset));
+        self.archetypes.search(histories, now, age);
+        for pair in &mut self.registry.pairs {
+            let offset = self.registry.edges[pair.edge as usize].offset;
+            pair.history.kinds = self.archetypes.assign(&pair.history, now, offset);
+        }
+    }
+
     /// Ticks every tick boundary after the clock up to `now`; after a pause of more than 30 days only the last 30.
     pub fn advance(&mut self, now: i64, every: u32) {
         let tick = i64::from(self.config.tick_minutes);
@@ -333,12 +356,18 @@ impl Engine {
     }
 }
 
-fn asleep(pair: &Pair, now: i64) -> bool {
+pub(crate) fn asleep(pair: &Pair, now: i64) -> bool {
     let h = &pair.history;
     if h.active == 0 { now - h.first > UNSEEN_FOR } else { now - h.last > SLEEP_AFTER }
 }
 
-fn surroundings(registry: &Registry, pair: &Pair, now: i64, horizon: Horizon, heat: f32) -> Surroundings {
+pub(crate) fn surroundings(
+    registry: &Registry,
+    pair: &Pair,
+    now: i64,
+    horizon: Horizon,
+    heat: f32,
+) -> Surroundings {
     let edge = &registry.edges[pair.edge as usize];
     if pair.instance.is_some() {
         return Surroundings {

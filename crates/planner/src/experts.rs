@@ -1,16 +1,17 @@
 //! The experts: each looks at one side of a function's history and gives a probability that it will be called within
 //! the horizon. Together they are the inputs of the mixer.
 
+use crate::archetypes::KINDS;
 use crate::config::{Horizon, Part};
 use crate::gaps::Hazard;
 use crate::history::{History, PERIODS};
 use crate::mixer::{Contexts, INPUTS, Inputs};
 use crate::numeric::{any_of, bin, logits_in_place, shrunk, sigmoid};
-use crate::seasons::{Seasons, day, last_days, same_kind, same_weekday};
+use crate::season_experts::seasons;
 use crate::tables::Table;
 
 /// Number of context tables.
-pub(crate) const TABLES: usize = 14;
+pub(crate) const TABLES: usize = 16;
 const SIZES: [usize; TABLES] = [
     IDLE_BINS * RATE_BINS,
     14 * 12 * 3,
@@ -26,7 +27,12 @@ const SIZES: [usize; TABLES] = [
     12 * 12 * 8,
     9 * 7 * 4 * 4 * 5,
     ANNOUNCED * 6,
+    (KINDS + 1) * IDLE_BINS,
+    (KINDS + 1) * 48 * 6,
 ];
+
+/// The table that is asked once for each archetype.
+const OF_A_KIND: usize = 14;
 
 /// Levels of what predecessors announce, from nothing to nearly certain.
 const ANNOUNCED: usize = 9;
@@ -79,8 +85,19 @@ pub(crate) const SEASONAL_INPUT: usize = TABLE_INPUTS + 4;
 pub(crate) const HAZARD_INPUT: usize = 0;
 
 /// Sizes of the mixer's context sets, in the order of [`Evidence::contexts`].
-pub(crate) const CONTEXT_SIZES: [usize; crate::mixer::SETS] =
-    [ANNOUNCED * 4, 12 * 7, 12 * 6, RATE_BINS * 7, 24, 6 * 4, 7 * 6, 14 * 3 * 6, 12 * 5 * 6, 8 * 8 * 6];
+pub(crate) const CONTEXT_SIZES: [usize; crate::mixer::SETS] = [
+    ANNOUNCED * 4,
+    12 * 7,
+    12 * 6,
+    RATE_BINS * 7,
+    24,
+    6 * 4,
+    7 * 6,
+    14 * 3 * 6,
+    12 * 5 * 6,
+    8 * 8 * 6,
+    (KINDS + 1) * 12,
+];
 
 /// The weights that mixing starts with: the hazard and the pooled tables, as one would guess.
 pub(crate) fn starting_weights() -> Inputs {
@@ -119,9 +136,53 @@ pub(crate) fn inputs_of(part: Part) -> Vec<usize> {
         }
         Part::Transitions => (vec![OTHER_INPUTS], &[13]),
         Part::Siblings => (vec![OTHER_INPUTS + 1, OTHER_INPUTS + 10], &[6]),
+        Part::Archetypes => (Vec::new(), &[14, 15]),
         Part::Calibration | Part::Guard => (Vec::new(), &[]),
     };
     inputs.into_iter().chain(tables.iter().map(|t| TABLE_INPUTS + t)).collect()
+}
+
+/// Names of the experts, as [`expert_of`] numbers them.
+pub(crate) const EXPERTS: [&str; 10] = [
+    "idle-time hazard",
+    "aligned phases",
+    "own periods",
+    "rates",
+    "seasons",
+    "transitions",
+    "other edges",
+    "archetype",
+    "heat of the edge",
+    "base rate",
+];
+
+/// The expert that an input belongs to.
+pub(crate) fn expert_of(input: usize) -> usize {
+    match input {
+        _ if input < PHASE_INPUTS => 0,
+        _ if input < RATE_INPUTS => 1,
+        _ if input < SEASON_INPUTS => 3,
+        _ if input < RHYTHM_INPUTS => 4,
+        _ if input < RHYTHM_INPUTS + 4 => 2,
+        _ if input < TABLE_INPUTS => 0,
+        _ if input < OTHER_INPUTS => match input - TABLE_INPUTS {
+            2 | 9 => 1,
+            4 | 5 | 7 | 12 => 4,
+            6 => 6,
+            11 => 2,
+            13 => 5,
+            14 | 15 => 7,
+            _ => 0,
+        },
+        _ => match input - OTHER_INPUTS {
+            0 => 5,
+            1 | 10 => 6,
+            4 | 5 => 4,
+            6..=8 => 3,
+            9 => 8,
+            _ => 9,
+        },
+    }
 }
 
 /// The tables of one horizon.
@@ -290,6 +351,7 @@ pub(crate) fn gather(
         1 + bin(around.sibling_lag, &[1, 3, 6, 15, 30, 60, 120, 360])
     };
     let coarse = bin(idle, &COARSE_IDLE);
+    let kind = h.kinds.likeliest();
     let agree = h.gaps.long.agreement() as usize;
     let rhythm_agree = h.gaps.onset.agreement() as usize;
     let tod = (local.rem_euclid(1440) / 15) as usize;
@@ -315,9 +377,19 @@ pub(crate) fn gather(
             + if h.rhythm[0].lag == 0 { 7 } else { ((h.rhythm[0].score * 7.0) as usize).min(6) },
         season.overdue,
         announced * 6 + coarse,
+        kind * IDLE_BINS + idle_bin,
+        (kind * 48 + tod / 2) * 6 + coarse,
     ];
     for (i, &c) in cells.iter().enumerate() {
         x[TABLE_INPUTS + i] = tables.0[i].predict(c, base);
+    }
+    if kind < KINDS {
+        // A function that may be of several kinds is expected to behave like all of them.
+        x[TABLE_INPUTS + OF_A_KIND] = h
+            .kinds
+            .shares()
+            .map(|(k, share)| share * tables.0[OF_A_KIND].predict(k * IDLE_BINS + idle_bin, base))
+            .sum();
     }
     x[OTHER_INPUTS] = around.transition.unwrap_or(0.5);
     x[OTHER_INPUTS + 1] = around.elsewhere.unwrap_or(0.5);
@@ -349,108 +421,8 @@ pub(crate) fn gather(
         (ratio * 3 + likeness) * 6 + coarse,
         (hazard_level * 5 + evidence_bin) * 6 + coarse,
         (own_level * 8 + own_score) * 6 + coarse,
+        kind * 12 + calibration,
     ]
     .map(|c| c as u16);
     Evidence { inputs: x, contexts, cells: cells.map(|c| c as u16), idle_context: calibration as u8 }
-}
-
-/// Share of the last `days` days on which the function was called in the slots of local `horizon`.
-pub(crate) fn season_hits(h: &History, local: i64, horizon: Horizon, days: u32) -> f32 {
-    (h.seasons.days(local + i64::from(horizon.after), local + i64::from(horizon.until), 0) & last_days(days))
-        .count_ones() as f32
-}
-
-struct Season {
-    overdue: usize,
-    cell: usize,
-    trend: usize,
-    weekday_hits: usize,
-}
-
-/// Time-of-day and day-of-week averages at several forgetting speeds, written to `x` as probabilities.
-fn seasons(
-    h: &History,
-    now: i64,
-    local: i64,
-    horizon: Horizon,
-    known: u32,
-    popular: f32,
-    x: &mut [f32],
-) -> Season {
-    if known == 0 {
-        return Season { overdue: 0, cell: 0, trend: 0, weekday_hits: 0 };
-    }
-    let (after, until) = (local + i64::from(horizon.after), local + i64::from(horizon.until));
-    let exact = h.seasons.days(after, until, 0);
-    let near = h.seasons.days(after, until, 2);
-    let kind = same_kind(local.div_euclid(1440));
-    let rate = |word: u64, mask: u64, days: u32, prior: f32, weight: f32| {
-        shrunk((word & mask).count_ones() as f32, days as f32, prior, weight)
-    };
-    let wide_mask = last_days(known.min(28));
-    let wide_slots = Seasons::slots(after, until) + 12;
-    let wide_hits = h.seasons.count(after, until, 6, wide_mask) as f32;
-    let wide = any_of(
-        shrunk(
-            wide_hits / wide_slots as f32,
-            known.min(28) as f32,
-            popular / Seasons::slots(after, until) as f32,
-            0.5,
-        ),
-        Seasons::slots(after, until) as f32,
-    );
-    let near14 = rate(near, last_days(known.min(14)), known.min(14), popular, 1.0);
-    let all28 = rate(exact, last_days(known.min(28)), known.min(28), wide, 1.5);
-    x[0] = wide;
-    x[1] = near14;
-    x[2] = all28;
-    x[3] = rate(exact, last_days(known.min(7)), known.min(7), all28, 1.0);
-    x[4] = rate(exact, last_days(known.min(3)), known.min(3), all28, 0.7);
-    x[5] = rate(exact, last_days(known), known, wide, 1.5);
-    let (kind28, kind56) = (kind & last_days(known.min(28)), kind & last_days(known));
-    x[6] = rate(exact, kind28, kind28.count_ones(), all28, 1.0);
-    x[7] = rate(near, kind56, kind56.count_ones(), near14, 1.0);
-    let weeks = known / 7;
-    if weeks > 0 {
-        let (w4, w8) = (weeks.min(4), weeks.min(8));
-        x[8] = rate(exact, same_weekday(w4), w4, x[6], 1.0);
-        x[9] = rate(exact, same_weekday(w8), w8, x[6], 1.0);
-        x[10] = rate(near, same_weekday(w4), w4, x[7], 1.0);
-        x[11] = rate(exact, day(1) | day(7), 2, x[8], 0.7);
-    }
-    // Densities around the window, from narrow to wide.
-    let slots = Seasons::slots(after, until) as f32;
-    let density = |wider: i64, mask: u64, prior: f32| {
-        let days = mask.count_ones() as f32;
-        let hits = h.seasons.count(after, until, wider, mask) as f32 / (slots + 2.0 * wider as f32);
-        any_of(shrunk(hits, days, prior / slots, 0.5), slots)
-    };
-    let kind14 = kind & last_days(known.min(14));
-    x[12] = density(1, kind28, wide);
-    x[13] = density(3, kind28, wide);
-    x[14] = density(3, kind14, wide);
-    x[15] = density(12, kind14, wide);
-    if weeks > 0 {
-        x[16] = density(3, same_weekday(weeks.min(6)), wide);
-    }
-    let recent = (exact & last_days(7)).count_ones() as usize;
-    let weekday_hits = (exact & same_weekday(4)).count_ones() as usize;
-    let bit = |k| usize::from(exact & day(k) != 0);
-    let cell = ((bit(1) * 2 + bit(7)) * 8 + recent) * 5 + weekday_hits;
-    // Expected and actual calls in the last hour: a departure that is overdue is still to come.
-    let days = last_days(known.min(14));
-    let expected_past = h.seasons.count(local - 60, local, 0, days) as f32 / known.min(14) as f32;
-    let expected_next = h.seasons.count(after, until, 1, days) as f32 / known.min(14) as f32;
-    let actual = h.minutes.count(now - 60, now).min(4) as usize;
-    let quant = |e: f32| ((e * 4.0) as usize).min(8);
-    // The same for the last half hour against days of the same kind.
-    let kind_days = kind28.count_ones().max(1) as f32;
-    let past_kind = h.seasons.count(local - 30, local, 0, kind28) as f32 / kind_days;
-    let next_kind = h.seasons.count(after, until, 1, kind28) as f32 / kind_days;
-    let third = |e: f32, bins: usize| ((e * 3.0 + 0.5) as usize).min(bins - 1);
-    let done = h.minutes.count(now - 30, now).min(3) as usize;
-    let before = h.minutes.count(now - 90, now - 30).min(3) as usize;
-    let overdue = (((quant(next_kind) * 7 + third(past_kind, 7)) * 4 + done) * 4 + before) * 5 + weekday_hits;
-    let trend = ((quant(expected_next) * 9 + quant(expected_past)) * 5 + actual) * 5 + weekday_hits;
-    Season { overdue, cell, trend, weekday_hits: weekday_hits.min(4) + usize::from(weeks > 0) }
 }

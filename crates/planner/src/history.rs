@@ -1,5 +1,6 @@
 //! What is remembered of one function at one edge.
 
+use crate::archetypes::Kinds;
 use crate::gaps::{COLD, Gaps};
 use crate::minutes::{MinuteBits, SPAN};
 use crate::rhythm::{self, Rhythm};
@@ -30,6 +31,8 @@ pub(crate) struct History {
     searched: u32,
     /// Calls in the latest active minute.
     pub(crate) last_calls: u32,
+    /// Of which archetypes it may be.
+    pub(crate) kinds: Kinds,
     pub(crate) minutes: MinuteBits,
     pub(crate) gaps: Gaps,
     pub(crate) seasons: Seasons,
@@ -50,6 +53,7 @@ impl History {
             onsets: 0,
             searched: 0,
             last_calls: 0,
+            kinds: Kinds::default(),
             minutes: MinuteBits::new(minute - 1),
             gaps: Gaps::new(),
             seasons: Seasons::new(minute + offset),

@@ -10,20 +10,25 @@
 //! | `registry` | edges, functions and histories, within fixed limits |
 //! | `history`, `minutes`, `gaps`, `seasons`, `rhythm` | what is remembered of one function at one edge |
 //! | `transitions`, `heat` | which function follows which; how busy an edge is against what is usual |
+//! | `archetypes` | functions of a kind, clustered: what to expect of those with little history |
 //! | `experts`, `tables` | what each side of a history says |
 //! | `model`, `mixer`, `calibration`, `guard` | one probability out of all experts, made honest, watched for drift |
 //! | `keys`, `associations` | which shard instances a function reads; which key follows which |
 //! | `window` | windows that are none of the horizons |
 //! | `schedule` | from probabilities to what is published |
+//! | `explain` | the same in words and numbers, for one function |
+//! | `quality` | the control group, and what published schedules were worth |
 //! | `measure` | baselines, and replays of a cache that acts on predictions: what they are worth |
 //! | `advice` | from what functions read, which shards would serve them better |
 //! | `score` | average precision, recall, Brier score, calibration error |
 pub mod advice;
+mod archetypes;
 mod associations;
 mod calibration;
 mod config;
 mod engine;
 mod experts;
+mod explain;
 mod gaps;
 mod guard;
 mod heat;
@@ -34,10 +39,12 @@ mod minutes;
 mod mixer;
 mod model;
 mod numeric;
+mod quality;
 mod registry;
 mod rhythm;
 mod schedule;
 mod score;
+mod season_experts;
 mod seasons;
 mod tables;
 mod transitions;
@@ -46,5 +53,7 @@ mod window;
 pub use associations::{Associations, Expected};
 pub use config::{ConfigError, EngineConfig, Horizon, Part};
 pub use engine::{Counters, Engine, Invocation, Observed, Prediction, Sink};
+pub use explain::{Announcement, Contribution, Explanation, InstanceRead};
+pub use quality::{Execution, Group, Quality, Scored};
 pub use schedule::{EdgeSchedule, ScheduleEntry, ScheduleError, WindowRequest};
 pub use score::{Score, score};

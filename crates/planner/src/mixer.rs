@@ -9,7 +9,7 @@ use crate::numeric::{MAX_LOGIT, sigmoid};
 /// Number of inputs of the first layer, padded so that loops over them vectorise.
 pub(crate) const INPUTS: usize = 80;
 /// Number of weight sets used per prediction.
-pub(crate) const SETS: usize = 10;
+pub(crate) const SETS: usize = 11;
 
 /// Inputs of the first layer: logits, 0 where an expert has nothing to say.
 pub(crate) type Inputs = [f32; INPUTS];
@@ -93,6 +93,17 @@ impl Mixer {
             *h = self.first[i][contexts[i] as usize].dot(x);
         }
         Mixed { hidden, logit: self.second[last].dot(&hidden) }
+    }
+
+    /// What each input counts for in the end, were no limit reached on the way.
+    pub(crate) fn weights(&self, contexts: &Contexts, last: usize) -> Inputs {
+        let mut total = [0.0; INPUTS];
+        for ((sets, &context), share) in self.first.iter().zip(contexts).zip(self.second[last].w) {
+            for (t, w) in total.iter_mut().zip(&sets[context as usize].w) {
+                *t += share * w;
+            }
+        }
+        total
     }
 
     /// One gradient step of every layer on its own log-loss. `then` is what was predicted from these inputs when their

@@ -100,6 +100,13 @@ impl Model {
         }
     }
 
+    /// Each input's part in the mixed logit; and whether the drift guard has put the hazard in its place.
+    pub(crate) fn contributions(&self, e: &Evidence) -> (Inputs, bool) {
+        let weights = self.mixer.weights(&e.contexts, e.idle_context as usize);
+        let parts = std::array::from_fn(|i| weights[i] * e.inputs[i]);
+        (parts, self.guarded && self.guard.fallen_back())
+    }
+
     /// Remembers the evidence until its outcome is known.
     pub(crate) fn await_outcome(&mut self, minute: i64, pair: u32, generation: u32, e: &Evidence) {
         let mixed = self.mixer.predict(&e.inputs, &e.contexts, e.idle_context as usize);

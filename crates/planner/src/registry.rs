@@ -162,6 +162,12 @@ impl Registry {
         (0..self.functions.len() as u32).filter(|&f| !self.functions[f as usize].slots.is_empty()).collect()
     }
 
+    /// What is known of a function at an edge, by their names.
+    pub(crate) fn look_up(&self, edge: &str, function: &str) -> Option<&Pair> {
+        let slot = self.find(*self.by_edge.get(edge)?, *self.by_function.get(function)?)?;
+        self.pairs.get(slot as usize)
+    }
+
     /// The slot of a function at an edge, if it has one.
     pub(crate) fn find(&self, edge: u32, function: u32) -> Option<u32> {
         self.by_pair.get(&(edge, function)).copied()

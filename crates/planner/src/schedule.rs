@@ -68,6 +68,17 @@ const WARM_UP: f64 = 60.0;
 /// Reads of an instance before its own history is believed over its share of the function's invocations.
 const KEY_EVIDENCE: u32 = 3;
 
+/// One shard instance that a function may read.
+pub(crate) struct Read<'a> {
+    pub(crate) instance: &'a str,
+    /// Share of the function's invocations that read it.
+    pub(crate) share: f32,
+    /// Probability that it is read within the window.
+    pub(crate) p: f64,
+    /// Whether that comes from a history of its own.
+    pub(crate) own: bool,
+}
+
 fn rounded(p: f64) -> f64 {
     (p * 1000.0).round() / 1000.0
 }
@@ -89,20 +100,11 @@ impl Engine {
         if request.ends_at <= earliest {
             return Err(ScheduleError::TooLate { ends_at: request.ends_at, earliest });
         }
-        let Some(clock) = self.clock() else { return Ok(Vec::new()) };
-        // The engine's clock stands at the end of a minute; the log may lag behind the present.
-        let after_clock = |t: i64| t.saturating_sub((clock + 1).saturating_mul(60)) as f64 / 60.0;
-        let span = (after_clock(request.starts_at.max(earliest)), after_clock(request.ends_at));
-        let observed = self.observed_minutes() as f64;
-        let warm = observed / (observed + WARM_UP);
         let mut by_edge: Vec<Vec<ScheduleEntry>> = vec![Vec::new(); self.registry.edges.len()];
-        let Some(derivation) = Derivation::of(&self.config().horizons, span.0, span.1) else {
-            return Ok(Vec::new());
-        };
+        let Some(derivation) = self.derivation(request) else { return Ok(Vec::new()) };
         for pair in self.registry.pairs.iter().filter(|p| p.instance.is_none()) {
             let probability = derivation.probability(&self.config().horizons, |h| self.probability(pair, h));
-            let calls = f64::from(pair.history.active);
-            let trust = warm * calls / (calls + HALF_TRUST);
+            let trust = self.trust(pair);
             if probability * trust >= request.floor {
                 let floor = request.floor / trust;
                 self.entries(pair, probability, &derivation, floor, &mut by_edge[pair.edge as usize]);
@@ -125,6 +127,23 @@ impl Engine {
         Ok(schedules)
     }
 
+    /// How the window follows from the horizons; `None` before anything is known.
+    pub(crate) fn derivation(&self, request: &WindowRequest) -> Option<Derivation> {
+        let clock = self.clock()?;
+        let earliest = request.now.saturating_add(request.lead.max(0));
+        // The engine's clock stands at the end of a minute; the log may lag behind the present.
+        let after_clock = |t: i64| t.saturating_sub((clock + 1).saturating_mul(60)) as f64 / 60.0;
+        let span = (after_clock(request.starts_at.max(earliest)), after_clock(request.ends_at));
+        Derivation::of(&self.config().horizons, span.0, span.1)
+    }
+
+    /// How much is known, of this history and of everything: what is published must reach the floor after this discount.
+    pub(crate) fn trust(&self, pair: &Pair) -> f64 {
+        let observed = self.observed_minutes() as f64;
+        let calls = f64::from(pair.history.active);
+        observed / (observed + WARM_UP) * calls / (calls + HALF_TRUST)
+    }
+
     /// The entries of one function: its instances, those of equal confidence together.
     fn entries(
         &self,
@@ -134,24 +153,11 @@ impl Engine {
         floor: f64,
         out: &mut Vec<ScheduleEntry>,
     ) {
-        // A function that runs several times in the window reads several keys.
-        let minutes = window.length.max(1.0);
-        let now = self.clock().unwrap_or(0);
-        let recent = f64::from(pair.history.minutes.count(now - 240, now)) * minutes / 240.0;
-        let calls = f64::from(pair.history.intensity) * recent.max(1.0);
-        let mut expected: Vec<(f64, &str)> = Vec::new();
-        for (instance, share) in pair.keys.shares() {
-            let by_share = probability * (1.0 - (1.0 - f64::from(share)).powf(calls.max(1.0)));
-            let p = match self.key_pair(pair, instance) {
-                Some(key) if key.history.active >= KEY_EVIDENCE => {
-                    window.probability(&self.config().horizons, |h| self.probability(key, h))
-                }
-                _ => by_share,
-            };
-            if p >= floor {
-                expected.push((rounded(p), instance));
-            }
-        }
+        let mut expected: Vec<(f64, &str)> = self
+            .instances(pair, probability, window)
+            .filter(|i| i.p >= floor)
+            .map(|i| (rounded(i.p), i.instance))
+            .collect();
         expected.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(b.1)));
         for group in expected.chunk_by(|a, b| a.0 == b.0) {
             out.push(ScheduleEntry {
@@ -160,6 +166,28 @@ impl Engine {
                 confidence: group[0].0,
             });
         }
+    }
+
+    /// What the function reads, and with which probability within the window.
+    pub(crate) fn instances<'a>(
+        &'a self,
+        pair: &'a Pair,
+        probability: f64,
+        window: &'a Derivation,
+    ) -> impl Iterator<Item = Read<'a>> + 'a {
+        // A function that runs several times in the window reads several keys.
+        let minutes = window.length.max(1.0);
+        let now = self.clock().unwrap_or(0);
+        let recent = f64::from(pair.history.minutes.count(now - 240, now)) * minutes / 240.0;
+        let calls = f64::from(pair.history.intensity) * recent.max(1.0);
+        pair.keys.shares().map(move |(instance, share)| {
+            let by_share = probability * (1.0 - (1.0 - f64::from(share)).powf(calls.max(1.0)));
+            let own = self.key_pair(pair, instance).filter(|key| key.history.active >= KEY_EVIDENCE);
+            let p = own.map_or(by_share, |key| {
+                window.probability(&self.config().horizons, |h| self.probability(key, h))
+            });
+            Read { instance, share, p, own: own.is_some() }
+        })
     }
 
     fn key_pair(&self, pair: &Pair, instance: &str) -> Option<&Pair> {

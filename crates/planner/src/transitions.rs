@@ -36,6 +36,7 @@ impl Link {
 /// A predecessor started at `minute`; `lags[i]` is the probability that this function follows in lag bin `i`.
 #[derive(Clone, Copy, Debug)]
 struct Start {
+    from: PairRef,
     minute: i64,
     lags: [f32; LAGS.len()],
 }
@@ -132,26 +133,45 @@ impl Chain {
     /// Probability that this function starts in `(now + after, now + until]`, from the starts of others; `None` when nothing
     /// was announced in the last hour.
     pub(crate) fn probability(&self, now: i64, after: i64, until: i64) -> Option<f32> {
-        let mut none = 1.0f32;
-        let mut any = false;
-        for start in &self.active {
-            let passed = now - start.minute;
-            if !(0..LAGS[LAGS.len() - 1]).contains(&passed) {
-                continue;
-            }
+        let (mut none, mut any) = (1.0f32, false);
+        for start in self.active.iter().filter(|s| s.counts(now)) {
             any = true;
-            let (mut before, mut within) = (0.0f32, 0.0f32);
-            let mut low = 1;
-            for (&high, &p) in LAGS.iter().zip(&start.lags) {
-                // This bin spreads p over the lags low..high.
-                let share = |a: i64, b: i64| (b.min(high) - a.max(low)).max(0) as f32 / (high - low) as f32;
-                before += p * share(low, passed + 1);
-                within += p * share(passed + 1 + after, passed + 1 + until);
-                low = high;
-            }
-            none *= 1.0 - (within / (1.0 - before).max(0.05)).clamp(0.0, 0.98);
+            none *= 1.0 - start.probability(now, after, until);
         }
         any.then_some(1.0 - none)
+    }
+
+    /// Who announced this function within the last hour, how many minutes ago, and with which probability it follows in
+    /// `(now + after, now + until]`.
+    pub(crate) fn announced(
+        &self,
+        now: i64,
+        after: i64,
+        until: i64,
+    ) -> impl Iterator<Item = (PairRef, i64, f32)> + '_ {
+        let counting = self.active.iter().filter(move |s| s.counts(now));
+        counting.map(move |s| (s.from, now - s.minute, s.probability(now, after, until)))
+    }
+}
+
+impl Start {
+    /// Whether what it announced may still come.
+    fn counts(&self, now: i64) -> bool {
+        (0..LAGS[LAGS.len() - 1]).contains(&(now - self.minute))
+    }
+
+    fn probability(&self, now: i64, after: i64, until: i64) -> f32 {
+        let passed = now - self.minute;
+        let (mut before, mut within) = (0.0f32, 0.0f32);
+        let mut low = 1;
+        for (&high, &p) in LAGS.iter().zip(&self.lags) {
+            // This bin spreads p over the lags low..high.
+            let share = |a: i64, b: i64| (b.min(high) - a.max(low)).max(0) as f32 / (high - low) as f32;
+            before += p * share(low, passed + 1);
+            within += p * share(passed + 1 + after, passed + 1 + until);
+            low = high;
+        }
+        (within / (1.0 - before).max(0.05)).clamp(0.0, 0.98)
     }
 }
 
@@ -180,7 +200,7 @@ impl RecentOnsets {
             announced.extend(chain.announcements());
         });
         for (to, lags) in announced {
-            with_chain(to, &mut |chain| chain.announce(Start { minute, lags }));
+            with_chain(to, &mut |chain| chain.announce(Start { from: who, minute, lags }));
         }
         self.0.retain(|&(at, other)| other != who && minute - at < LAGS[LAGS.len() - 1]);
         if self.0.len() >= RECENT {

@@ -32,6 +32,11 @@ impl Derivation {
         })
     }
 
+    /// Place of the nearest horizon.
+    pub(crate) fn nearest(&self) -> usize {
+        self.near.0
+    }
+
     /// Probability of at least one call in the window, given that of each horizon, by its place in the list.
     ///
     /// Each horizon is stretched to the window's length as if calls came evenly; then their logits are averaged.

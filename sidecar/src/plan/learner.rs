@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Offset, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
-use foreshard_planner::{Engine, EngineConfig, Horizon, Invocation};
+use foreshard_planner::{Engine, EngineConfig, Execution, Horizon, Invocation, Quality};
 
 use super::catalog::Catalog;
 use super::settings::Settings;
@@ -25,6 +25,10 @@ pub(super) struct LogRow {
     /// Unix seconds.
     pub(super) started_at: i64,
     pub(super) shards: Vec<String>,
+    /// Whether it had to wait for the origin.
+    pub(super) missed: bool,
+    pub(super) wait_us: i64,
+    pub(super) bytes: i64,
 }
 
 /// Where an edge's local time comes from.
@@ -74,6 +78,8 @@ pub(super) struct Learner {
     /// Latest execution seen of each edge, Unix seconds.
     latest: BTreeMap<String, i64>,
     unbelievable: u64,
+    /// The control group, and what became of schedules.
+    pub(super) quality: Quality,
 }
 
 impl Learner {
@@ -99,6 +105,7 @@ impl Learner {
             lag: longest_lag,
             latest: BTreeMap::new(),
             unbelievable: 0,
+            quality: Quality::new(settings.control, 0, settings.window),
         }
     }
 
@@ -161,6 +168,14 @@ impl Learner {
             self.day = day;
             self.set_offsets(DateTime::from_timestamp(row.started_at, 0).unwrap_or(now));
         }
+        self.quality.observe(&Execution {
+            edge: &row.edge,
+            function: &row.function,
+            at: row.started_at,
+            missed: row.missed,
+            wait_us: row.wait_us.max(0) as u64,
+            bytes: row.bytes.max(0) as u64,
+        });
         self.advance(minute - 1, now);
         self.engine.observe(&Invocation {
             edge: &row.edge,
@@ -183,6 +198,7 @@ impl Learner {
         let arrived = self.latest.values().copied().filter(|&at| at >= surely).min();
         let complete = arrived.unwrap_or(surely).min(now.timestamp());
         self.advance(complete.div_euclid(60) - 1, now);
+        self.quality.settle(complete);
     }
 
     fn advance(&mut self, minute: i64, now: DateTime<Utc>) {
@@ -227,6 +243,9 @@ mod tests {
             function: function.into(),
             started_at: at,
             shards: vec!["products".into()],
+            missed: true,
+            wait_us: 80_000,
+            bytes: 1000,
         }
     }
 

@@ -2,7 +2,10 @@
 //! and publishes a prefetch schedule for every edge.
 
 mod catalog;
+mod explain;
 mod learner;
+mod listen;
+mod measured;
 mod origin;
 mod settings;
 
@@ -15,7 +18,10 @@ use rand::Rng;
 use tracing::{debug, info, warn};
 
 use catalog::Catalog;
+pub(crate) use explain::{ExplainArgs, explain};
 use learner::Learner;
+use listen::Page;
+use measured::Withheld;
 use origin::{Failure, Origin};
 pub(crate) use settings::PlanArgs;
 use settings::Settings;
@@ -27,7 +33,11 @@ use settings::Settings;
 /// `--once`, when the round could not be completed.
 pub(crate) async fn run(args: PlanArgs) -> anyhow::Result<()> {
     let settings = Settings::load(&args)?;
-    let mut planner = Planner::new(settings);
+    let page = Page::default();
+    if let Some(at) = settings.listen.filter(|_| !args.once) {
+        listen::serve(at, page.clone()).await?;
+    }
+    let mut planner = Planner::new(settings, page);
     if args.once {
         return planner.once().await;
     }
@@ -72,6 +82,12 @@ struct Planner {
     rounds: u64,
     summary: Option<Instant>,
     maintained: Option<Instant>,
+    /// Withheld, and not yet written down at the origin.
+    withheld: Vec<Withheld>,
+    withheld_total: u64,
+    /// Whether the origin has refused to take measures, which is told once.
+    unreported: bool,
+    page: Page,
 }
 
 /// A connection that works, and what was read through it.
@@ -84,9 +100,20 @@ struct Session {
 }
 
 impl Planner {
-    fn new(settings: Settings) -> Self {
+    fn new(settings: Settings, page: Page) -> Self {
         let learner = Learner::new(&settings);
-        Planner { settings, learner, scheduled: HashSet::new(), rounds: 0, summary: None, maintained: None }
+        Planner {
+            settings,
+            learner,
+            scheduled: HashSet::new(),
+            rounds: 0,
+            summary: None,
+            maintained: None,
+            withheld: Vec::new(),
+            withheld_total: 0,
+            unreported: false,
+            page,
+        }
     }
 
     async fn once(&mut self) -> anyhow::Result<()> {
@@ -141,6 +168,7 @@ impl Planner {
     async fn catch_up(&mut self, session: &mut Session) -> Result<(), Failure> {
         let begun = Instant::now();
         let now = self.settings.clock.now();
+        self.learner.quality.draw(session.origin.salt().await?);
         self.learner.locate(&session.catalog, now);
         let rows = if self.learner.cursor().is_none() {
             session.origin.history(&mut self.learner, now, self.settings.history).await?
@@ -165,6 +193,7 @@ impl Planner {
         let rows = session.origin.increment(&mut self.learner, now).await?;
         self.learner.settle(now);
         if !session.leading {
+            self.page.show(&self.metrics(false, 0, begun.elapsed(), now));
             if !std::mem::replace(&mut session.waiting_told, true) {
                 info!("another planner is leading; learning along until it is gone");
             }
@@ -182,7 +211,9 @@ impl Planner {
                 done => done?,
             }
         }
+        self.report(session).await?;
         let took = begun.elapsed();
+        self.page.show(&self.metrics(true, published, took, now));
         debug!(rows, published, ?took, now = %now, "round");
         if self.summary.is_none_or(|s| s.elapsed() > SUMMARY_EVERY) {
             self.summary = Some(Instant::now());
@@ -231,13 +262,16 @@ impl Planner {
             if !session.catalog.restrict(&mut schedule) {
                 continue;
             }
+            let decided = self.draw(&mut schedule, (starts.timestamp(), ends.timestamp()));
             match session.origin.publish(&schedule, starts, ends).await {
-                Ok(()) if schedule.entries.is_empty() => {
-                    self.scheduled.remove(&schedule.edge);
-                }
                 Ok(()) => {
+                    self.note(&schedule.edge, decided);
                     published += schedule.entries.len();
-                    self.scheduled.insert(schedule.edge);
+                    if schedule.entries.is_empty() {
+                        self.scheduled.remove(&schedule.edge);
+                    } else {
+                        self.scheduled.insert(schedule.edge);
+                    }
                 }
                 // The origin answered, and refused this one: the others may still be good.
                 Err(failure) if failure.refused => warn!(edge = schedule.edge, "schedule refused: {failure}"),

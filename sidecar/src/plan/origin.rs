@@ -5,7 +5,9 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use foreshard_planner::EdgeSchedule;
 use futures_util::TryStreamExt;
+use serde_json::Value;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
 use super::catalog::{Catalog, Edge};
@@ -22,13 +24,15 @@ pub(super) struct Failure {
     pub(super) permanent: bool,
     /// The origin refused one statement; the connection still works.
     pub(super) refused: bool,
+    /// It has no such relation, or this role may not use it.
+    denied: bool,
 }
 
 impl From<tokio_postgres::Error> for Failure {
     fn from(error: tokio_postgres::Error) -> Self {
         let Some(db) = error.as_db_error() else {
             let OriginError { message, permanent } = OriginError::of(&error);
-            return Failure { message, permanent, refused: false };
+            return Failure { message, permanent, refused: false, denied: false };
         };
         let code = db.code();
         let missing =
@@ -52,6 +56,7 @@ impl From<tokio_postgres::Error> for Failure {
             message: format!("origin: {} [{}]{hint}{mend}", db.message(), code.code()),
             permanent,
             refused,
+            denied: missing || *code == SqlState::INSUFFICIENT_PRIVILEGE,
         }
     }
 }
@@ -62,6 +67,7 @@ impl Failure {
             message: format!("origin out of reach: {what} took too long"),
             permanent: false,
             refused: false,
+            denied: false,
         }
     }
 }
@@ -72,7 +78,8 @@ const BATCH: i64 = 20_000;
 /// No answer within this time means that the connection is dead, not slow.
 const ANSWER: Duration = Duration::from_secs(30);
 
-const COLUMNS: &str = "logged_xid::text::numeric::bigint, id, edge, function_id, extract(epoch FROM started_at)::bigint, shards";
+const COLUMNS: &str = "logged_xid::text::numeric::bigint, id, edge, function_id, extract(epoch FROM started_at)::bigint, shards, \
+    served_from NOT IN ('prefetch', 'reactive'), wait_us, bytes";
 
 /// An open connection.
 pub(super) struct Origin {
@@ -85,7 +92,9 @@ impl Origin {
         address.pg.application_name("foreshard plan").tcp_user_timeout(ANSWER);
         match connect(&address, CONNECT_TIMEOUT * 2).await {
             Ok(client) => Ok(Origin { client }),
-            Err(OriginError { message, permanent }) => Err(Failure { message, permanent, refused: false }),
+            Err(OriginError { message, permanent }) => {
+                Err(Failure { message, permanent, refused: false, denied: false })
+            }
         }
     }
 
@@ -185,6 +194,58 @@ impl Origin {
         Ok(())
     }
 
+    /// A number of this database that decides who is in the control group: the same for every planner.
+    pub(super) async fn salt(&self) -> Result<u64, Failure> {
+        let ask = self.client.query_one(
+            "SELECT pg_catalog.hashtextextended('foreshard control ' || oid::text || datname, 0)
+             FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()",
+            &[],
+        );
+        Ok(within("drawing the control group", ask).await?.get::<_, i64>(0) as u64)
+    }
+
+    /// Writes down what schedules were worth and what was withheld.
+    pub(super) async fn report(&self, measures: &Value, withheld: &Value) -> Result<(), Failure> {
+        let report = "SELECT foreshard.report_quality($1, $2)";
+        within("reporting", self.client.execute(report, &[measures, withheld])).await?;
+        Ok(())
+    }
+
+    /// What the origin knows of one function at one edge: the schedule in force there and its entries for the function,
+    /// and until when it is withheld. Each is `None` also where the role may not look.
+    pub(super) async fn published(
+        &self,
+        edge: &str,
+        function: &str,
+        at: DateTime<Utc>,
+    ) -> Result<Published, Failure> {
+        let about: [&(dyn ToSql + Sync); 3] = [&edge, &function, &at];
+        let latest = self.client.query_opt(
+            "SELECT s.id, s.published_at, s.starts_at, s.ends_at,
+                 (SELECT coalesce(jsonb_agg(e), '[]') FROM jsonb_array_elements(s.entries) AS e WHERE e ->> 'function_id' = $2)
+             FROM foreshard.schedules s WHERE s.edge = $1 AND s.starts_at <= $3::timestamptz + interval '1 min' AND s.ends_at > $3::timestamptz
+             ORDER BY s.id DESC LIMIT 1",
+            &about,
+        );
+        let latest = readable(within("reading the schedule", latest).await)?.flatten();
+        let withheld = self.client.query_opt(
+            "SELECT max(ends_at) FROM foreshard.control_group
+             WHERE edge = $1 AND function_id = $2 AND starts_at <= $3::timestamptz + interval '1 min' AND ends_at > $3::timestamptz HAVING count(*) > 0",
+            &about,
+        );
+        let withheld = readable(within("reading the control group", withheld).await)?.flatten();
+        Ok(Published {
+            schedule: latest.map(|row| Schedule {
+                id: row.get(0),
+                published_at: row.get(1),
+                starts_at: row.get(2),
+                ends_at: row.get(3),
+                entries: row.get(4),
+            }),
+            withheld_until: withheld.map(|row| row.get(0)),
+        })
+    }
+
     pub(super) async fn publish(
         &self,
         schedule: &EdgeSchedule,
@@ -195,11 +256,37 @@ impl Origin {
             message: format!("schedule cannot be written: {e}"),
             permanent: false,
             refused: true,
+            denied: false,
         })?;
         let publish = "SELECT foreshard.publish_schedule($1, $2, $3, $4)";
         within("publishing", self.client.query_one(publish, &[&schedule.edge, &starts, &ends, &entries]))
             .await?;
         Ok(())
+    }
+}
+
+/// What the origin says is in force.
+pub(super) struct Published {
+    pub(super) schedule: Option<Schedule>,
+    pub(super) withheld_until: Option<DateTime<Utc>>,
+}
+
+/// The schedule in force at an edge, with the entries of one function.
+#[derive(serde::Serialize)]
+pub(super) struct Schedule {
+    id: i64,
+    published_at: DateTime<Utc>,
+    starts_at: DateTime<Utc>,
+    ends_at: DateTime<Utc>,
+    pub(super) entries: Value,
+}
+
+/// `None` where this role may not look, rather than a failure.
+fn readable<T>(result: Result<T, Failure>) -> Result<Option<T>, Failure> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(failure) if failure.denied => Ok(None),
+        Err(failure) => Err(failure),
     }
 }
 
@@ -218,6 +305,9 @@ fn log_row(row: &Row) -> Result<(Cursor, LogRow), Failure> {
             function: row.try_get(3)?,
             started_at: row.try_get(4)?,
             shards: row.try_get(5)?,
+            missed: row.try_get(6)?,
+            wait_us: row.try_get(7)?,
+            bytes: row.try_get(8)?,
         },
     ))
 }

@@ -1,6 +1,7 @@
 //! Settings of `plan`: defaults < TOML file < `FORESHARD_*` < flags, every mistake reported at once.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use chrono_tz::Tz;
@@ -41,6 +42,12 @@ pub(crate) struct PlanArgs {
     /// Days of the execution log to learn from at the start [default: 63].
     #[arg(long, env = "FORESHARD_HISTORY_DAYS", value_name = "DAYS")]
     pub(crate) history_days: Option<i64>,
+    /// Share of the schedule entries that are withheld at random, to measure what scheduling is worth [default: 0.01].
+    #[arg(long, env = "FORESHARD_CONTROL", value_name = "SHARE")]
+    pub(crate) control: Option<f64>,
+    /// Where to answer /metrics, /live and /ready, as in 127.0.0.1:9188.
+    #[arg(long, env = "FORESHARD_PLAN_LISTEN", value_name = "ADDR:PORT")]
+    pub(crate) listen: Option<String>,
     /// Time zone of an edge, as in ams1=Europe/Amsterdam; else it follows from the edge's longitude.
     #[arg(long = "timezone", value_name = "EDGE=ZONE")]
     pub(crate) timezones: Vec<String>,
@@ -57,6 +64,8 @@ struct File {
     floor: Option<f64>,
     publish_lead: Option<i64>,
     history_days: Option<i64>,
+    control: Option<f64>,
+    listen: Option<String>,
     timezones: BTreeMap<String, String>,
 }
 
@@ -74,6 +83,9 @@ pub(crate) struct Settings {
     pub(crate) publish_lead: i64,
     /// How far back to read at the start.
     pub(crate) history: chrono::TimeDelta,
+    /// Share of the decisions that are withheld, 0..=0.5.
+    pub(crate) control: f64,
+    pub(crate) listen: Option<SocketAddr>,
     pub(crate) timezones: BTreeMap<String, Tz>,
 }
 
@@ -131,6 +143,14 @@ impl Settings {
         if !(0.0..=1.0).contains(&floor) {
             mistakes.push(format!("floor: expected a number from 0 to 1, not {floor}"));
         }
+        let control = args.control.or(file.control).unwrap_or(0.01);
+        if !(0.0..=0.5).contains(&control) {
+            mistakes.push(format!("control: expected a share from 0 to 0.5, not {control}"));
+        }
+        let listen = args.listen.as_ref().or(file.listen.as_ref()).and_then(|text| {
+            let mistake = || format!("listen: {text}: expected an address and a port, as in 127.0.0.1:9188");
+            text.parse().map_err(|_| mistakes.push(mistake())).ok()
+        });
         let mut timezones = BTreeMap::new();
         let from_flags = args.timezones.iter().map(|z| z.split_once('=').unwrap_or((z, "")));
         for (edge, zone) in file.timezones.iter().map(|(e, z)| (e.as_str(), z.as_str())).chain(from_flags) {
@@ -152,6 +172,8 @@ impl Settings {
                 floor,
                 publish_lead,
                 history: chrono::TimeDelta::days(days),
+                control,
+                listen,
                 timezones,
             }),
             _ => Err(Mistakes(mistakes)),
@@ -180,11 +202,13 @@ mod tests {
             clock: Some("sundial".to_owned()),
             window: Some(1),
             floor: Some(f64::NAN),
+            control: Some(2.0),
+            listen: Some("here".to_owned()),
             timezones: vec!["ams1=Europe/Nowhere".to_owned()],
             ..PlanArgs::default()
         };
         let mistakes = Settings::load(&bad).unwrap_err().0;
-        for name in ["origin", "clock", "window", "every", "floor", "timezones"] {
+        for name in ["origin", "clock", "window", "every", "floor", "control", "listen", "timezones"] {
             assert!(mistakes.iter().any(|m| m.starts_with(name)), "{name} in {mistakes:?}");
         }
     }

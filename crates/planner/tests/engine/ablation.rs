@@ -157,3 +157,23 @@ fn transitions_know_who_follows_whom() {
 fn siblings_know_what_moves_from_edge_to_edge() {
     earns(Part::Siblings, &moving(), 5, 0.22, 0.1);
 }
+
+/// Three kinds: by night, by day and in the evening. Every function lives for two days only, too short to know its own days.
+fn of_three_kinds() -> Vec<Call> {
+    let mut chance = Chance(6);
+    let mut calls = Vec::new();
+    for f in 0..120 {
+        let (born, opens) = (f / 12 * DAY / 2, f % 3 * 480);
+        for minute in born..born + 2 * DAY {
+            if (opens..opens + 480).contains(&(minute % DAY)) && chance.happens(0.04) {
+                calls.push(call(minute, format!("it{f}"), EDGE));
+            }
+        }
+    }
+    calls
+}
+
+#[test]
+fn archetypes_know_the_day_of_those_who_are_new() {
+    earns(Part::Archetypes, &of_three_kinds(), 6, 0.1662, 0.1655);
+}

@@ -49,7 +49,7 @@ fn cold_windows_are_calibrated_and_would_not_be_without_the_map() {
     let with = next_minute(config());
     let without = next_minute(EngineConfig { without: vec![Part::Calibration], ..config() });
     assert!(with.ece < 0.002, "{with:?}");
-    assert!(without.ece > 0.003, "the bound is no test of the calibration: {without:?}");
+    assert!(without.ece > 0.0024, "the bound is no test of the calibration: {without:?}");
     assert!(with.brier < without.brier, "{with:?} {without:?}");
 }
 
