@@ -7,6 +7,7 @@
 mod api;
 mod catalog;
 mod datetime;
+mod number_hash;
 mod output_plugin;
 mod pg;
 mod query;

@@ -156,17 +156,24 @@ impl Session {
         }
     }
 
-    /// A transaction is about to be replayed.
-    pub(crate) fn begin(&mut self) {
-        self.touched = Touched::default();
-        self.schedules.clear();
-        self.redefined = false;
-        self.own.clear();
-        self.failed.clear();
-        if self.known.is_none() {
+    /// A transaction is about to be replayed. True if PostgreSQL's memory was used.
+    pub(crate) fn begin(&mut self) -> bool {
+        // What an ERROR may have left of a transaction that is decoded again; clearing a map costs something even if it is empty.
+        if !self.is_idle() {
+            self.touched = Touched::default();
+            self.schedules.clear();
+            self.redefined = false;
+        }
+        if !self.own.is_empty() || !self.failed.is_empty() {
+            self.own.clear();
+            self.failed.clear();
+        }
+        let first = self.known.is_none();
+        if first {
             self.known = Some(Known::load());
         }
         self.absorb_invalidations();
+        first
     }
 
     /// One row changed. True if PostgreSQL's memory was used for it.
@@ -223,6 +230,14 @@ impl Session {
                 self.touched.whole(shard, WholeReason::Truncate);
             }
         }
+    }
+
+    /// Whether the transaction, now complete, may have anything to tell: most have not, and for them that is all that is asked.
+    pub(crate) fn has_news(&mut self) -> bool {
+        self.absorb_invalidations();
+        let tentative = self.known.as_ref().is_some_and(|known| known.tentative);
+        let altered = self.altered.all || !self.altered.tables.is_empty();
+        tentative || altered || !self.is_idle() || !self.failed.is_empty()
     }
 
     /// The transaction is complete: its frame, encoded, unless nothing in it concerns the edge.
@@ -284,6 +299,11 @@ impl Session {
                 events,
             })
         })
+    }
+
+    /// Nothing of this transaction has to be told.
+    fn is_idle(&self) -> bool {
+        self.touched.is_empty() && self.schedules.is_empty() && !self.redefined
     }
 
     fn count_failures(&mut self, commit: &Commit) {

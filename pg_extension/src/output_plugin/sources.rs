@@ -1,11 +1,10 @@
 //! Which tables concern which shards: a shard's source, and every partition below it.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
 use super::touched;
 use crate::catalog::{Definitions, Dependency, RowForm, Shard};
+use crate::number_hash::ByNumber;
 use crate::pg::Oid;
 use crate::pg::evaluator::{Evaluator, Wanted};
 use crate::pg::expression::WantedPredicate;
@@ -47,39 +46,16 @@ pub(crate) struct Prepared {
     pub(crate) targets: Vec<Target>,
 }
 
-/// A map by OID, which is looked at for every row change: OIDs need no protection against chosen collisions.
-type ByOid<T> = HashMap<Oid, T, BuildHasherDefault<OidHasher>>;
-
-#[derive(Default)]
-struct OidHasher(u64);
-
-impl Hasher for OidHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u32(u32::from(*byte));
-        }
-    }
-
-    fn write_u32(&mut self, number: u32) {
-        // Fibonacci hashing: consecutive numbers end up far apart, in the upper bits as well.
-        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0 ^ (self.0 >> 32)
-    }
-}
-
 /// All tables that mapped shards are defined on.
 #[derive(Default)]
 pub(crate) struct Sources {
-    sources: ByOid<Source>,
+    sources: ByNumber<Oid, Source>,
     /// The sources that a table's rows belong to.
-    memberships: ByOid<Vec<Oid>>,
+    memberships: ByNumber<Oid, Vec<Oid>>,
     /// The sources that have a composite type among their columns, by the relation that stands for the type.
-    types: ByOid<Vec<Oid>>,
+    types: ByNumber<Oid, Vec<Oid>>,
     /// Made when a table's first row comes by; `None` where nothing can be prepared.
-    prepared: ByOid<Option<Prepared>>,
+    prepared: ByNumber<Oid, Option<Prepared>>,
 }
 
 impl Sources {

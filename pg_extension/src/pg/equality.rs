@@ -7,6 +7,8 @@ use pgrx::pg_sys::{self, NodeTag};
 use pgrx::varlena::{varatt_is_1b_e, varatt_is_4b_c, varlena_to_byte_slice, varsize_any_exhdr};
 
 use super::Oid;
+use super::glance::{Fixed, Seen};
+use crate::number_hash::ByNumber;
 
 /// What a predicate demands of one column: any other value makes it false or NULL.
 pub(super) struct Demand {
@@ -17,7 +19,7 @@ pub(super) struct Demand {
 
 /// How a column's value is read and compared. Equality under PostgreSQL's operator and of what is read are the same.
 #[derive(Clone, Copy)]
-enum Kind {
+pub(super) enum Kind {
     Int2,
     Int4,
     Int8,
@@ -50,7 +52,7 @@ impl Kind {
         })
     }
 
-    fn is_number(self) -> bool {
+    pub(super) fn is_number(self) -> bool {
         !matches!(self, Kind::Uuid | Kind::Text)
     }
 
@@ -63,6 +65,33 @@ impl Kind {
             Kind::Oid => i64::from(datum.value() as u32),
             Kind::Bool => i64::from(datum.value() as u8),
             _ => datum.value() as i64,
+        }
+    }
+
+    /// Bytes of a number.
+    pub(super) fn width(self) -> usize {
+        match self {
+            Kind::Bool => 1,
+            Kind::Int2 => 2,
+            Kind::Int4 | Kind::Oid => 4,
+            _ => 8,
+        }
+    }
+
+    /// What [`Self::number`] makes of a value, read from where it lies in a row.
+    ///
+    /// # Safety
+    /// A number of this kind is there.
+    pub(super) unsafe fn read(self, at: *const u8) -> i64 {
+        // SAFETY: by contract.
+        unsafe {
+            match self {
+                Kind::Bool => i64::from(*at),
+                Kind::Int2 => i64::from(at.cast::<i16>().read_unaligned()),
+                Kind::Int4 => i64::from(at.cast::<i32>().read_unaligned()),
+                Kind::Oid => i64::from(at.cast::<u32>().read_unaligned()),
+                _ => at.cast::<i64>().read_unaligned(),
+            }
         }
     }
 
@@ -251,7 +280,7 @@ pub(super) struct IndexedColumn {
     /// All of them.
     pub(super) rules: Vec<usize>,
     kind: Kind,
-    numbers: HashMap<i64, Vec<usize>>,
+    numbers: ByNumber<i64, Vec<usize>>,
     bytes: HashMap<Box<[u8]>, Vec<usize>>,
 }
 
@@ -259,7 +288,7 @@ impl EqualityIndex {
     pub(super) fn add(&mut self, rule: usize, demand: Demand) {
         let Demand { attnum, kind, values } = demand;
         let at = self.columns.iter().position(|column| column.attnum == attnum).unwrap_or_else(|| {
-            let (numbers, bytes) = (HashMap::new(), HashMap::new());
+            let (numbers, bytes) = (ByNumber::default(), HashMap::new());
             self.columns.push(IndexedColumn { attnum, rules: Vec::new(), kind, numbers, bytes });
             self.columns.len() - 1
         });
@@ -279,6 +308,19 @@ impl EqualityIndex {
 }
 
 impl IndexedColumn {
+    /// The column, if it can be looked at where it lies in a row.
+    pub(super) fn fixed(&self, columns: &pgrx::PgTupleDesc<'_>) -> Option<Fixed> {
+        Fixed::new(columns, self.attnum, self.kind)
+    }
+
+    /// Whether no rule can be satisfied by what is in the column.
+    pub(super) fn rules_out(&self, seen: &Seen) -> bool {
+        match seen {
+            Seen::Null => true,
+            Seen::Number(number) => !self.numbers.contains_key(number),
+        }
+    }
+
     /// The rules that a row with this value in the column can satisfy.
     ///
     /// # Safety

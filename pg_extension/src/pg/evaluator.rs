@@ -8,8 +8,9 @@ use pgrx::pg_sys;
 
 use super::Oid;
 use super::context::{Context, Switched};
-use super::equality::EqualityIndex;
+use super::equality::{EqualityIndex, IndexedColumn};
 use super::expression::{Predicate, WantedPredicate, prepare};
+use super::glance::Fixed;
 use super::relation::Opened;
 use super::rowencoder::{RowEncoder, WantedRow};
 use super::rule::{Identity, Rule, identity};
@@ -43,6 +44,8 @@ pub(crate) struct Evaluator {
     /// Rules that no index can rule out.
     always: Vec<usize>,
     index: EqualityIndex,
+    /// The index's columns, if they are all that decides and can be looked at where they lie.
+    glance: Option<Vec<Fixed>>,
     /// Highest column that a predicate or key reads.
     last: i16,
     /// Columns that anything reads, ascending.
@@ -119,6 +122,12 @@ impl Evaluator {
         });
         needed.sort_unstable();
         needed.dedup();
+        // SAFETY: the relation is open.
+        let columns = unsafe { pgrx::PgTupleDesc::from_pg_unchecked((*relation.0).rd_att) };
+        let told = |column: &IndexedColumn| identity.holds(column.attnum);
+        let glance = (always.is_empty() && index.columns().iter().all(told))
+            .then(|| index.columns().iter().map(|column| column.fixed(&columns)).collect())
+            .flatten();
         let stamps = vec![0; rules.len()];
         Some(Evaluator {
             table,
@@ -128,6 +137,7 @@ impl Evaluator {
             rules,
             always,
             index,
+            glance,
             last,
             needed,
             identity,
@@ -158,6 +168,9 @@ impl Evaluator {
         // SAFETY: slots and tuples agree by contract, and tuples are not looked at after this call. The current memory context is
         // one that is reset below.
         unsafe {
+            if self.concerns_nobody(tuples) {
+                return;
+            }
             let back = Switched::to(self.scratch.raw());
             let new = Side::fill(self.new, tuples.new, self.last);
             let old = Side::fill(self.old, tuples.old, self.last);
@@ -172,6 +185,26 @@ impl Evaluator {
                 self.scratch.reset();
             }
         }
+    }
+
+    /// Whether no rule can be satisfied by the row, neither before nor after the change; false where a glance can't tell.
+    ///
+    /// # Safety
+    /// As for `evaluate`.
+    unsafe fn concerns_nobody(&self, tuples: &Tuples) -> bool {
+        let Some(glance) = &self.glance else { return false };
+        let row = if tuples.delete { tuples.old } else { tuples.new };
+        if row.is_null() {
+            return false;
+        }
+        glance.iter().zip(self.index.columns()).all(|(fixed, column)| {
+            let elsewhere = |tuple: pg_sys::HeapTuple| {
+                // SAFETY: by contract; not NULL.
+                tuple.is_null() || unsafe { fixed.value(tuple) }.is_some_and(|seen| column.rules_out(&seen))
+            };
+            // Without an old row in the log these columns, all of the identity, did not change.
+            elsewhere(tuples.new) && elsewhere(tuples.old)
+        })
     }
 
     /// True if memory of PostgreSQL was used.

@@ -2,6 +2,7 @@
 //! their place in the log; between transactions they also tell of what other sessions do right now.
 
 use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -19,6 +20,9 @@ pub(crate) struct Invalidated {
 
 /// More than so many are remembered as "all".
 const LIMIT: usize = 4096;
+
+/// Whether anything is pending: asked for every row change, where a thread-local variable would cost a call.
+static ANY: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     static PENDING: RefCell<Invalidated> = RefCell::default();
@@ -53,18 +57,22 @@ pub(crate) fn listen() {
             *registered = true;
         }
     });
+    ANY.store(false, Ordering::Relaxed);
     PENDING.take();
 }
 
 /// What was invalidated since the last call, if anything.
 pub(crate) fn take() -> Option<Invalidated> {
-    PENDING.with_borrow_mut(|pending| {
-        (pending.all || !pending.relations.is_empty()).then(|| std::mem::take(pending))
-    })
+    if !ANY.load(Ordering::Relaxed) {
+        return None;
+    }
+    ANY.store(false, Ordering::Relaxed);
+    Some(PENDING.take())
 }
 
 #[pg_guard]
 unsafe extern "C-unwind" fn note(_argument: pg_sys::Datum, relation: Oid) {
+    ANY.store(true, Ordering::Relaxed);
     PENDING.with_borrow_mut(|pending| {
         if relation == Oid::INVALID || pending.relations.len() >= LIMIT {
             pending.all = true;
@@ -78,11 +86,13 @@ unsafe extern "C-unwind" fn note(_argument: pg_sys::Datum, relation: Oid) {
 /// A label of some enum was added or renamed: rows that hold it have another text now. Rare enough to look at everything.
 #[pg_guard]
 unsafe extern "C-unwind" fn note_enum(_argument: pg_sys::Datum, _cache: std::ffi::c_int, _hash: u32) {
+    ANY.store(true, Ordering::Relaxed);
     PENDING.with_borrow_mut(|pending| pending.all = true);
 }
 
 /// A role gained or lost another one, or a schema was granted: what may be read of tables may be another thing now.
 #[pg_guard]
 unsafe extern "C-unwind" fn note_rights(_argument: pg_sys::Datum, _cache: std::ffi::c_int, _hash: u32) {
+    ANY.store(true, Ordering::Relaxed);
     PENDING.with_borrow_mut(|pending| pending.all = true);
 }

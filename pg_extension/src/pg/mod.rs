@@ -13,6 +13,7 @@ mod equality;
 pub(crate) mod evaluator;
 pub(crate) mod expression;
 mod ffi;
+mod glance;
 pub(crate) mod identity;
 pub(crate) mod invalidation;
 mod load;

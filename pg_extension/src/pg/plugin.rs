@@ -116,8 +116,9 @@ unsafe extern "C-unwind" fn begin(
     let Some(decoding) = (unsafe { decoding(ctx) }) else { return };
     let Decoding { session, scratch, .. } = decoding;
     settings::forget();
-    scratch.run(|| session.begin());
-    scratch.reset();
+    if scratch.run(|| session.begin()) {
+        scratch.reset();
+    }
 }
 
 #[pg_guard]
@@ -166,6 +167,10 @@ unsafe extern "C-unwind" fn commit(
         let Some(decoding) = decoding(ctx) else { return };
         let Decoding { session, scratch, changes } = decoding;
         settings::release();
+        *changes = 0;
+        if !session.has_news() {
+            return pg_sys::OutputPluginUpdateProgress(ctx, true);
+        }
         let commit = Commit {
             xid: log::widen((*txn).xid),
             commit_lsn: Lsn(commit_lsn),
@@ -174,7 +179,6 @@ unsafe extern "C-unwind" fn commit(
         };
         let frame = scratch.run(|| session.commit(&commit));
         scratch.reset();
-        *changes = 0;
         match frame {
             Some(bytes) => {
                 pg_sys::OutputPluginPrepareWrite(ctx, true);

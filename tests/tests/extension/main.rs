@@ -8,6 +8,7 @@ mod decoding;
 mod deltas;
 mod failures;
 mod fuzz;
+mod glance;
 mod health;
 mod isolation;
 mod lifecycle;
