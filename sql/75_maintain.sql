@@ -92,6 +92,9 @@ CREATE FUNCTION foreshard.health_derived() RETURNS TABLE ("check" text, status t
     AS $$
     BEGIN
         PERFORM foreshard.predicate_text(s.source, s.predicate_tree) FROM foreshard.shard s JOIN pg_class c ON c.oid = s.source;
+        PERFORM foreshard.query_text(q.query_tree) FROM foreshard.shard_query q JOIN foreshard.shards s ON s.name = q.shard WHERE s.defect IS NULL;
+        PERFORM foreshard.predicate_text(d.source, d.predicate_tree) FROM foreshard.shard_source d JOIN foreshard.shards s ON s.name = d.shard
+            WHERE s.defect IS NULL;
     EXCEPTION WHEN OTHERS THEN
         RETURN QUERY SELECT 'definitions', 'fail', 'definitions were derived by another major version of PostgreSQL', 'SELECT foreshard.rederive()';
     END

@@ -28,6 +28,14 @@ CREATE FUNCTION foreshard.health_queries() RETURNS TABLE ("check" text, status t
                 RETURN NEXT;
                 CONTINUE;
             END IF;
+            SELECT d.source, foreshard.lost_right(shard.owner, d.source, NULL) AS mend INTO part FROM foreshard.shard_source d
+                WHERE d.shard = shard.name AND foreshard.lost_right(shard.owner, d.source, NULL) IS NOT NULL LIMIT 1;
+            IF FOUND THEN
+                detail := format('%s, who defined it, may no longer read %s: the shard is not given out', shard.owner, part.source);
+                fix := part.mend;
+                RETURN NEXT;
+                CONTINUE;
+            END IF;
             status := 'ok';
             detail := 'changes of rows can be told apart';
             fix := NULL;
@@ -52,6 +60,19 @@ CREATE FUNCTION foreshard.health_queries() RETURNS TABLE ("check" text, status t
                 fix := format('ALTER TABLE %s REPLICA IDENTITY FULL', part.name);
             END IF;
             RETURN NEXT;
+
+            FOR part IN SELECT d.source, c.relkind, min(d.key_attnums) AS key FROM foreshard.shard_source d JOIN pg_class c ON c.oid = d.source
+                WHERE d.shard = shard.name AND cardinality(d.key_attnums) > 0 AND NOT foreshard.has_index(d.source, d.key_attnums)
+                GROUP BY d.source, c.relkind ORDER BY d.source::text
+            LOOP
+                "check" := format('index for shard %I', shard.name);
+                status := 'warn';
+                detail := format('no index of %s begins with a column that holds a parameter: each fetch of an instance scans the table', part.source);
+                fix := format('CREATE INDEX %sON %s (%s)', CASE part.relkind WHEN 'p' THEN '' ELSE 'CONCURRENTLY ' END, part.source,
+                    (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY array_position(part.key, a.attnum)) FROM pg_attribute a
+                        WHERE a.attrelid = part.source AND a.attnum = ANY (part.key)));
+                RETURN NEXT;
+            END LOOP;
         END LOOP;
     END
     $$;

@@ -1,5 +1,27 @@
 -- What is wrong with this origin, and the statement that mends it.
 
+-- From the release notes. Releases of one day have one set of fixes; for a major that began later the number of its first release
+-- with the fix is 0.
+CREATE FUNCTION foreshard.decoding_bugs(release int) RETURNS TABLE (bug text, mended text)
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT b.bug, format('%s.%s', release / 10000, b.mended[release / 10000 - 14])
+        FROM (VALUES
+            ('{20,16,12,7}'::int[], 'after a subtransaction with DDL was rolled back, rows may be decoded by what it had altered'),
+            ('{20,16,12,7}', 'a new slot may begin with a snapshot that takes running transactions for committed'),
+            ('{19,15,11,6}', 'any role with REPLICATION can load any library as an output plugin'),
+            ('{16,12,8,2}', 'a new slot may be invalidated by a checkpoint at the same time'),
+            ('{14,10,6,0}', 'log that a slot needs may be removed during a checkpoint, and a crash can leave a decoder waiting forever'),
+            ('{13,9,5,0}', 'changes after concurrent DDL may be decoded by the definition before it'),
+            ('{10,6,2,0}', 'a slot may go back behind log that is gone already'),
+            ('{8,4,0,0}', 'a new slot may begin within a transaction, and decode it wrongly'),
+            ('{6,2,0,0}', 'a transaction with DDL in a subtransaction may be decoded by the wrong definitions'),
+            ('{2,0,0,0}', 'decoding may use memory that was freed')) AS b(mended, bug)
+        WHERE release % 10000 < b.mended[release / 10000 - 14]
+    $$;
+COMMENT ON FUNCTION foreshard.decoding_bugs(int) IS
+    'known bugs of logical decoding in a release of PostgreSQL 15 to 18, given as server_version_num, and the minor releases that mend them';
+
 CREATE FUNCTION foreshard.health_server() RETURNS TABLE ("check" text, status text, detail text, fix text)
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
@@ -8,9 +30,19 @@ CREATE FUNCTION foreshard.health_server() RETURNS TABLE ("check" text, status te
         plugins text := current_setting('output_plugin_libraries', true);
         listed text[] := regexp_split_to_array(plugins, '\s*,\s*');
         edges bigint := (SELECT count(*) FROM foreshard.edge);
+        release constant int := current_setting('server_version_num');
+        bugs record;
         used bigint;
         room bigint;
     BEGIN
+        SELECT count(*) AS known, string_agg(b.bug, '; ' ORDER BY b.bug) AS list,
+                format('%s.%s', release / 10000, max(split_part(b.mended, '.', 2)::int)) AS mended INTO bugs
+            FROM foreshard.decoding_bugs(release) b;
+        RETURN QUERY SELECT 'minor release', CASE bugs.known WHEN 0 THEN 'ok' ELSE 'warn' END,
+            CASE bugs.known WHEN 0 THEN format('no bug of logical decoding is known of release %s.%s', release / 10000, release % 10000)
+                ELSE format('release %s.%s has known bugs of logical decoding: %s', release / 10000, release % 10000, bugs.list) END,
+            CASE WHEN bugs.known > 0 THEN format('Update PostgreSQL to %s or a later minor release, and restart the server.', bugs.mended) END;
+
         RETURN QUERY SELECT 'wal_level', CASE setting WHEN 'logical' THEN 'ok' ELSE 'fail' END,
             format('wal_level is %s; the change stream needs logical', setting),
             CASE WHEN setting <> 'logical' THEN 'ALTER SYSTEM SET wal_level = logical; -- and restart the server' END;
@@ -67,7 +99,10 @@ CREATE FUNCTION foreshard.health_edges() RETURNS TABLE ("check" text, status tex
     DECLARE
         edge record;
     BEGIN
-        FOR edge IN SELECT e.*, r.oid IS NOT NULL AS role_exists, r.rolname, r.rolreplication OR r.rolsuper AS may_stream, r.rolcanlogin
+        -- Why a slot was invalidated is told by 17 and later.
+        FOR edge IN SELECT e.*, r.oid IS NOT NULL AS role_exists, r.rolname, r.rolreplication OR r.rolsuper AS may_stream, r.rolcanlogin,
+                coalesce(replace((SELECT to_jsonb(s) ->> 'invalidation_reason' FROM pg_replication_slots s WHERE s.slot_name = e.slot_name), '_', ' '),
+                    'the log it needs is gone') AS reason
             FROM foreshard.edges e LEFT JOIN pg_roles r ON r.oid = e.role ORDER BY e.name
         LOOP
             "check" := 'slot of edge ' || quote_ident(edge.name);
@@ -78,13 +113,18 @@ CREATE FUNCTION foreshard.health_edges() RETURNS TABLE ("check" text, status tex
                 fix := format('foreshard serve --edge %s …, or SELECT foreshard.drop_edge(%L)', quote_ident(edge.name), edge.name);
             ELSIF edge.wal_status = 'lost' THEN
                 status := 'fail';
-                detail := format('slot %s is lost, the log it needs is gone: the sidecar must start with a new one', edge.slot_name);
+                detail := format('slot %s is lost (%s): the sidecar makes a new one when it connects, and drops its copies', edge.slot_name, edge.reason);
                 fix := format('SELECT pg_drop_replication_slot(%L)', edge.slot_name);
+            ELSIF edge.wal_status = 'unreserved' THEN
+                status := 'fail';
+                detail := format('slot %s is further behind than max_slot_wal_keep_size and will be lost at the next checkpoint; it holds back %s of log',
+                    edge.slot_name, pg_size_pretty(edge.retained_wal_bytes));
+                fix := 'ALTER SYSTEM SET max_slot_wal_keep_size = -1; -- then SELECT pg_reload_conf(), and see to the sidecar';
             ELSIF NOT edge.active THEN
                 status := 'warn';
                 detail := format('nobody reads slot %s, which holds back %s of log', edge.slot_name, pg_size_pretty(edge.retained_wal_bytes));
                 fix := format('Start the sidecar, or if the edge is gone: SELECT foreshard.drop_edge(%L)', edge.name);
-            ELSIF edge.wal_status = 'unreserved' OR edge.retained_wal_bytes > 1073741824 THEN
+            ELSIF edge.retained_wal_bytes > 1073741824 THEN
                 status := 'warn';
                 detail := format('slot %s is behind and holds back %s of log', edge.slot_name, pg_size_pretty(edge.retained_wal_bytes));
                 fix := 'Look at the sidecar: foreshard_* at its /metrics tell what it waits for.';
@@ -108,6 +148,14 @@ CREATE FUNCTION foreshard.health_edges() RETURNS TABLE ("check" text, status tex
                 status := 'fail';
                 detail := format('role %I lacks the REPLICATION attribute', edge.rolname);
                 fix := format('ALTER ROLE %I REPLICATION', edge.rolname);
+            ELSIF NOT edge.rolcanlogin THEN
+                status := 'fail';
+                detail := format('role %I may not log in', edge.rolname);
+                fix := format('ALTER ROLE %I LOGIN', edge.rolname);
+            ELSIF NOT has_database_privilege(edge.role, current_database(), 'CONNECT') THEN
+                status := 'fail';
+                detail := format('role %I may not connect to this database', edge.rolname);
+                fix := format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), edge.rolname);
             ELSIF NOT has_function_privilege(edge.role, 'foreshard.fetch(text, text[])', 'EXECUTE') THEN
                 status := 'fail';
                 detail := format('role %I may not call the functions of a sidecar', edge.rolname);
@@ -132,6 +180,29 @@ CREATE FUNCTION foreshard.decisive_columns(shard text) RETURNS int2[]
         WHERE s.name = shard
     $$;
 COMMENT ON FUNCTION foreshard.decisive_columns(text) IS 'column numbers of the key and the predicate of a shard';
+
+CREATE FUNCTION foreshard.lost_right(owner regrole, source regclass, columns int2[]) RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT CASE
+            WHEN NOT has_schema_privilege(owner, c.relnamespace, 'USAGE') THEN format('GRANT USAGE ON SCHEMA %s TO %s', c.relnamespace::regnamespace, owner)
+            WHEN columns IS NULL AND NOT has_any_column_privilege(owner, source, 'SELECT')
+                OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = source AND a.attnum = ANY (columns) AND a.attnum > 0
+                    AND NOT a.attisdropped AND NOT has_column_privilege(owner, source, a.attnum, 'SELECT'))
+                THEN format('GRANT SELECT ON %s TO %s', source, owner)
+            END
+        FROM pg_class c WHERE c.oid = source
+    $$;
+COMMENT ON FUNCTION foreshard.lost_right(regrole, regclass, int2[]) IS
+    'the statement that gives the owner of a shard the right to read these columns of its table (NULL: any), NULL if he has it';
+
+CREATE FUNCTION foreshard.has_index(source regclass, columns int2[]) RETURNS boolean
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = source AND i.indisvalid AND i.indpred IS NULL
+            AND i.indkey[0] = ANY (columns))
+    $$;
+COMMENT ON FUNCTION foreshard.has_index(regclass, int2[]) IS 'whether an index of all rows begins with one of these columns';
 
 CREATE FUNCTION foreshard.health_shards() RETURNS TABLE ("check" text, status text, detail text, fix text)
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -168,6 +239,14 @@ CREATE FUNCTION foreshard.health_shards() RETURNS TABLE ("check" text, status te
                 RETURN NEXT;
                 CONTINUE;
             END IF;
+            fix := foreshard.lost_right(shard.owner, shard.source, foreshard.decisive_columns(shard.name) || foreshard.primary_key(shard.source)
+                || coalesce(shard.column_attnums, (SELECT array_agg(a.attnum) FROM pg_attribute a WHERE a.attrelid = shard.source)));
+            IF fix IS NOT NULL THEN
+                status := 'fail';
+                detail := format('%s, who defined it, may no longer read %s: the shard is not given out', shard.owner, shard.source);
+                RETURN NEXT;
+                CONTINUE;
+            END IF;
             status := 'ok';
             detail := format('on %s, changes of rows can be told apart', shard.source);
             names := (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY array_position(shard.key_attnums, a.attnum), a.attnum)
@@ -201,12 +280,11 @@ CREATE FUNCTION foreshard.health_shards() RETURNS TABLE ("check" text, status te
             END LOOP;
             RETURN NEXT;
 
-            IF cardinality(shard.key_attnums) > 0 AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = shard.source AND i.indisvalid
-                    AND i.indkey[0] = ANY (shard.key_attnums)) THEN
+            IF cardinality(shard.key_attnums) > 0 AND NOT foreshard.has_index(shard.source, shard.key_attnums) THEN
                 "check" := format('index for shard %I', shard.name);
                 status := 'warn';
                 detail := format('no index of %s begins with a key column: each fetch of an instance scans the table', shard.source);
-                fix := format('CREATE INDEX CONCURRENTLY ON %s (%s)', shard.source,
+                fix := format('CREATE INDEX %sON %s (%s)', CASE shard.relkind WHEN 'p' THEN '' ELSE 'CONCURRENTLY ' END, shard.source,
                     (SELECT string_agg(quote_ident(k), ', ') FROM unnest(shard.key) k));
                 RETURN NEXT;
             END IF;

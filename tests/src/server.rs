@@ -73,6 +73,15 @@ impl Server {
         Ok(server)
     }
 
+    /// The server of `pg_config` around what dpkg has unpacked below `root`, at the paths that packages have: no other foreshard is in it.
+    pub fn around_package(root: &Path, pg_config: &Path) -> Result<Self> {
+        let layout = Layout::of(pg_config)?;
+        layout.copy_to(root)?;
+        let server = Self { bin: below(root, &layout.bin), root: root.to_owned() };
+        server.make_template()?;
+        Ok(server)
+    }
+
     /// A server staged before, by its root directory.
     pub fn open(root: &Path) -> Result<Self> {
         ensure!(root.join("complete").exists(), "{} is not a staged server", root.display());
@@ -84,6 +93,11 @@ impl Server {
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// The pg_config of the installation that was copied.
+    pub fn pg_config(&self) -> Result<PathBuf> {
+        Ok(Path::new(&fs::read_to_string(self.root.join("bindir"))?).join("pg_config"))
     }
 
     /// One of its programs, for instance `psql`.

@@ -1,9 +1,12 @@
+//! Puts the extension into a PostgreSQL, or into a tree that a package is made of.
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
+use crate::build::{Build, workspace};
 use crate::step;
 
 /// What to install where.
@@ -25,22 +28,53 @@ impl Default for Request {
 /// Majors the extension is written for.
 const MAJORS: std::ops::RangeInclusive<u32> = 15..=18;
 
-pub(crate) fn run(request: &Request) -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies inside the workspace")?;
-    let pg_config = fs::canonicalize(&request.pg_config)
-        .or_else(|_| find_in_path(&request.pg_config))
-        .with_context(|| format!("no pg_config at {}", request.pg_config.display()))?;
-    let version = ask(&pg_config, "--version")?;
-    let major = major_of(&version)?;
-    ensure!(MAJORS.contains(&major), "{version} is not supported; PostgreSQL 15 to 18 are");
+/// The PostgreSQL that a pg_config describes.
+pub(crate) struct Server {
+    pg_config: PathBuf,
+    pub(crate) major: u32,
+    /// `15.20`.
+    pub(crate) release: String,
+    library_dir: String,
+    share_dir: String,
+}
 
-    let library = build(root, &pg_config, major, request.release)?;
-    let place = |directory: String| match &request.destdir {
+impl Server {
+    pub(crate) fn of(pg_config: &Path) -> Result<Self> {
+        let pg_config = fs::canonicalize(pg_config)
+            .or_else(|_| find_in_path(pg_config))
+            .with_context(|| format!("no pg_config at {}", pg_config.display()))?;
+        let version = ask(&pg_config, "--version")?;
+        let (major, release) = release_of(&version)?;
+        ensure!(MAJORS.contains(&major), "{version} is not supported; PostgreSQL 15 to 18 are");
+        let library_dir = ask(&pg_config, "--pkglibdir")?;
+        let share_dir = ask(&pg_config, "--sharedir")?;
+        Ok(Self { pg_config, major, release, library_dir, share_dir })
+    }
+
+    /// Where the library goes.
+    pub(crate) fn library_dir(&self, destdir: Option<&Path>) -> PathBuf {
+        below(destdir, &self.library_dir)
+    }
+
+    /// Where the control file and the SQL go.
+    pub(crate) fn extension_dir(&self, destdir: Option<&Path>) -> PathBuf {
+        below(destdir, &format!("{}/extension", self.share_dir))
+    }
+}
+
+fn below(destdir: Option<&Path>, directory: &str) -> PathBuf {
+    match destdir {
         Some(destdir) => destdir.join(directory.trim_start_matches('/')),
         None => PathBuf::from(directory),
-    };
-    let library_dir = place(ask(&pg_config, "--pkglibdir")?);
-    let extension_dir = place(format!("{}/extension", ask(&pg_config, "--sharedir")?));
+    }
+}
+
+pub(crate) fn run(request: &Request, build: &Build) -> Result<()> {
+    let root = workspace()?;
+    let server = Server::of(&request.pg_config)?;
+    let library = library(build, &server, request.release)?;
+    let library_dir = server.library_dir(request.destdir.as_deref());
+    let extension_dir = server.extension_dir(request.destdir.as_deref());
 
     let version = env!("CARGO_PKG_VERSION");
     put(&library_dir, "foreshard.so", &fs::read(&library).with_context(|| library.display().to_string())?)?;
@@ -53,7 +87,7 @@ pub(crate) fn run(request: &Request) -> Result<()> {
         let content = step::complete(&fs::read_to_string(&file)?, &install_script);
         put(&extension_dir, name, content.as_bytes())?;
     }
-    println!("foreshard {version} for PostgreSQL {major}: {}", library_dir.display());
+    println!("foreshard {version} for PostgreSQL {}: {}", server.major, library_dir.display());
     Ok(())
 }
 
@@ -71,32 +105,40 @@ fn ask(pg_config: &Path, question: &str) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
-/// `PostgreSQL 15.20 (Debian …)` is 15, `PostgreSQL 19beta1` is 19.
-fn major_of(version: &str) -> Result<u32> {
+/// `PostgreSQL 15.20 (Debian …)` is 15 and 15.20, `PostgreSQL 19beta1` is 19 and 19.
+fn release_of(version: &str) -> Result<(u32, String)> {
     let number = version.split_whitespace().nth(1).unwrap_or_default();
-    let digits: String = number.chars().take_while(char::is_ascii_digit).collect();
-    digits.parse().with_context(|| format!("can't tell the major version from {version:?}"))
+    let release: String = number.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
+    let major = release.split('.').next().unwrap_or_default();
+    let major = major.parse().with_context(|| format!("can't tell the major version from {version:?}"))?;
+    Ok((major, release))
 }
 
 /// Builds the library; the workspace's target directory is shared by all majors, so the file is read right away.
-fn build(root: &Path, pg_config: &Path, major: u32, release: bool) -> Result<PathBuf> {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(root).env("PGRX_PG_CONFIG_PATH", pg_config).args([
+fn library(build: &Build, server: &Server, release: bool) -> Result<PathBuf> {
+    // A library has the same file name for every major, and cargo takes the one that was built last for the one that is asked
+    // for, if no source has changed since. Without the file it builds.
+    let made = build.made(release);
+    for built in ["deps/libforeshard_pg.so", "libforeshard_pg.so"].map(|file| made.join(file)) {
+        if built.exists() {
+            fs::remove_file(&built).with_context(|| built.display().to_string())?;
+        }
+    }
+    let mut cargo = build.cargo();
+    cargo.env("PGRX_PG_CONFIG_PATH", &server.pg_config).args([
         "build",
+        "--locked",
         "--package",
         "pg_extension",
         "--no-default-features",
         "--features",
-        &format!("pg{major}"),
+        &format!("pg{}", server.major),
     ]);
     if release {
         cargo.arg("--release");
     }
-    if !cargo.status()?.success() {
-        bail!("building the extension for PostgreSQL {major} failed");
-    }
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    Ok(target.join(if release { "release" } else { "debug" }).join("libforeshard_pg.so"))
+    ensure!(cargo.status()?.success(), "building the extension for PostgreSQL {} failed", server.major);
+    Ok(made.join("libforeshard_pg.so"))
 }
 
 /// The control file.
@@ -152,8 +194,11 @@ mod tests {
 
     #[test]
     fn majors_are_read_from_what_pg_config_says() {
-        assert_eq!(major_of("PostgreSQL 15.20 (Debian 15.20-0+deb12u1)").unwrap(), 15);
-        assert_eq!(major_of("PostgreSQL 18beta1").unwrap(), 18);
-        assert!(major_of("MySQL").is_err());
+        assert_eq!(
+            release_of("PostgreSQL 15.20 (Debian 15.20-0+deb12u1)").unwrap(),
+            (15, "15.20".to_owned())
+        );
+        assert_eq!(release_of("PostgreSQL 18beta1").unwrap(), (18, "18".to_owned()));
+        assert!(release_of("MySQL").is_err());
     }
 }

@@ -32,7 +32,7 @@ const LOOSE: &str =
     ALTER TABLE texts ALTER k TYPE text COLLATE loose";
 
 /// Statement, SQLSTATE, part of the message.
-fn calls() -> Vec<(String, S, &'static str)> {
+pub(crate) fn calls() -> Vec<(String, S, &'static str)> {
     let mut calls: Vec<(String, S, &'static str)> = Vec::new();
     let mut add =
         |statement: &str, state: S, words: &'static str| calls.push((statement.to_owned(), state, words));

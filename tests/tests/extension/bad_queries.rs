@@ -24,7 +24,7 @@ const SETUP: &str = r#"
 "#;
 
 /// Query, params, SQLSTATE, part of the message.
-fn calls() -> Vec<(&'static str, &'static str, S, &'static str)> {
+pub(crate) fn calls() -> Vec<(&'static str, &'static str, S, &'static str)> {
     vec![
         // No single SELECT.
         ("", "{}", S::SYNTAX_ERROR, "single SELECT"),

@@ -1,6 +1,7 @@
 //! `health()` names what is wrong, and its fix mends it.
 
 use anyhow::Result;
+use foreshard_tests::{ClusterOptions, Server, StopMode};
 
 use crate::origin::Origin;
 
@@ -13,6 +14,11 @@ async fn check(origin: &Origin, name: &str) -> Result<Option<(String, String, Op
 
 /// The check must complain with these words; its fix is run, and then it must not.
 async fn mends_itself(origin: &Origin, name: &str, words: &str) -> Result<()> {
+    mends_itself_to(origin, name, words, "ok").await
+}
+
+/// The same, where the fix leaves another step to take.
+async fn mends_itself_to(origin: &Origin, name: &str, words: &str, wanted: &str) -> Result<()> {
     let Some((status, detail, Some(fix))) = check(origin, name).await? else {
         anyhow::bail!("nothing about {name}")
     };
@@ -21,7 +27,7 @@ async fn mends_itself(origin: &Origin, name: &str, words: &str) -> Result<()> {
         origin.db.batch_execute(statement).await.map_err(|error| anyhow::anyhow!("{fix}: {error:?}"))?;
     }
     if let Some((status, detail, _)) = check(origin, name).await? {
-        assert_eq!(status, "ok", "{name} after {fix}: {detail}");
+        assert_eq!(status, wanted, "{name} after {fix}: {detail}");
     }
     Ok(())
 }
@@ -75,6 +81,190 @@ async fn replica_identities_that_do_not_cover_a_shard_are_mended() -> Result<()>
     mends_itself(&origin, "shard n", "does not hold k").await?;
     mends_itself(&origin, "shard p", "p1").await?;
     mends_itself(&origin, "index for shard n", "scans the table").await?;
+    mends_itself(&origin, "index for shard p", "scans the table").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn indexes_that_fetches_of_queries_need_are_told() -> Result<()> {
+    let origin = Origin::start().await?;
+    origin
+        .db
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY, k int); CREATE TABLE u (id int, k int);
+             ALTER TABLE t REPLICA IDENTITY FULL; ALTER TABLE u REPLICA IDENTITY FULL;
+             CREATE INDEX some_rows ON u (k) WHERE id > 0;
+             SELECT foreshard.create_query_shard('q', 'SELECT t.id, u.k FROM t JOIN u ON u.k = t.id WHERE t.id = $1', '{t}');
+             SELECT foreshard.create_query_shard('all', 'SELECT count(*) AS n FROM u')",
+        )
+        .await?;
+    assert!(
+        check(&origin, "index for shard all").await?.is_none(),
+        "a query without parameters scans anyway"
+    );
+    mends_itself(&origin, "index for shard q", "no index of public.u begins").await?;
+    assert!(check(&origin, "index for shard q").await?.is_none());
+    Ok(())
+}
+
+#[tokio::test]
+async fn settings_that_do_not_fit_are_mended_by_their_statements() -> Result<()> {
+    let mut options = ClusterOptions::new()?
+        .setting("max_replication_slots", "2")
+        .setting("max_wal_senders", "2")
+        .setting("synchronous_commit", "off");
+    options.wal_level = "replica".into();
+    options.output_plugins = None;
+    let mut origin = Origin::with(options).await?;
+    origin.db.batch_execute("SELECT foreshard.create_edge('lhr'), foreshard.create_edge('ewr')").await?;
+    // Somebody else's slot takes a place.
+    origin.db.batch_execute("SELECT pg_create_physical_replication_slot('standby')").await?;
+    let faults = [
+        ("wal_level", "wal_level is replica", "fail"),
+        ("output_plugin_libraries", "output plugin", "fail"),
+        ("max_replication_slots", "3 edges, and room for 1 slots", "fail"),
+        ("max_wal_senders", "3 edges, and room for 2 streams", "fail"),
+        ("max_slot_wal_keep_size", "fill the disk", "warn"),
+        ("synchronous_commit", "when the log is flushed", "warn"),
+    ];
+    for (name, words, wanted) in faults {
+        let Some((status, detail, Some(fix))) = check(&origin, name).await? else {
+            anyhow::bail!("nothing about {name}")
+        };
+        // Older minor releases load any plugin.
+        let lenient = detail.contains("loads any output plugin");
+        assert!(detail.contains(words) && (status == wanted || lenient), "{name}: {status} {detail}");
+        if !lenient {
+            origin.db.batch_execute(&fix).await?;
+        }
+    }
+    origin.cluster.restart(StopMode::Fast).await?;
+    origin.db = origin.cluster.connect().await?;
+    for (name, ..) in faults {
+        let (status, detail, fix) = check(&origin, name).await?.expect("a line");
+        assert!(status == "ok" || detail.contains("loads any output plugin"), "{name}: {detail}, {fix:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_database_of_another_encoding_is_told() -> Result<()> {
+    let origin = Origin::start().await?;
+    origin
+        .db
+        .batch_execute(
+            "CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0",
+        )
+        .await?;
+    let latin = origin.cluster.connect_to("latin").await?;
+    latin.batch_execute("CREATE EXTENSION foreshard").await?;
+    let query = "SELECT status, detail FROM foreshard.health() WHERE \"check\" = 'encoding'";
+    let row = latin.query_one(query, &[]).await?;
+    assert_eq!(
+        (row.get(0), row.get(1)),
+        ("fail", "the database has encoding LATIN1; values travel as UTF-8")
+    );
+    assert_eq!(origin.value::<String>(query).await?, "ok");
+    Ok(())
+}
+
+#[tokio::test]
+async fn releases_with_bugs_of_decoding_are_told() -> Result<()> {
+    // The servers at hand are of several days.
+    for server in [Server::for_tests()?, Server::of_major(16)?] {
+        let origin = Origin::with(ClusterOptions::on(server)).await?;
+        let release: i32 = origin.value("SELECT current_setting('server_version_num')::int").await?;
+        let (status, detail, fix) = check(&origin, "minor release").await?.expect("a line");
+        let mended = [20, 16, 12, 7][usize::try_from(release / 10000 - 15)?];
+        if release % 10000 >= mended {
+            assert_eq!((status.as_str(), fix), ("ok", None), "{detail}");
+        } else {
+            assert_eq!(status, "warn");
+            assert!(detail.contains("subtransaction with DDL was rolled back"), "{detail}");
+            let update =
+                format!("Update PostgreSQL to {}.{mended} or a later minor release", release / 10000);
+            assert!(fix.as_ref().is_some_and(|fix| fix.starts_with(&update)), "{fix:?}");
+        }
+    }
+    let origin = Origin::start().await?;
+    for (release, known) in [
+        (150001, 10),
+        (150008, 7),
+        (150019, 2),
+        (150020, 0),
+        (160005, 7),
+        (170000, 7),
+        (180006, 2),
+        (180007, 0),
+    ] {
+        let found: i64 =
+            origin.value(&format!("SELECT count(*) FROM foreshard.decoding_bugs({release})")).await?;
+        assert_eq!(found, known, "{release}");
+    }
+    let later: i64 = origin.value("SELECT count(*) FROM foreshard.decoding_bugs(190000)").await?;
+    assert_eq!(later, 0, "nothing is known of majors to come");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_slot_that_falls_behind_is_told_before_and_after_it_is_lost() -> Result<()> {
+    let origin = Origin::with(ClusterOptions::new()?.setting("max_slot_wal_keep_size", "16MB")).await?;
+    origin.create_slot().await?;
+    for _ in 0..4 {
+        origin.db.batch_execute("SELECT pg_logical_emit_message(false, '', ''), pg_switch_wal()").await?;
+    }
+    let (status, detail, fix) = check(&origin, "slot of edge jfk").await?.expect("a line");
+    assert_eq!(status, "fail");
+    assert!(detail.contains("will be lost at the next checkpoint"), "{detail}");
+    assert!(fix.is_some_and(|fix| fix.contains("max_slot_wal_keep_size")));
+    origin.db.batch_execute("CHECKPOINT").await?;
+    let reason = if origin.value::<i32>("SELECT current_setting('server_version_num')::int").await? >= 170000
+    {
+        "is lost (wal removed)"
+    } else {
+        "is lost (the log it needs is gone)"
+    };
+    mends_itself_to(&origin, "slot of edge jfk", reason, "warn").await?;
+    let (_, detail, _) = check(&origin, "slot of edge jfk").await?.expect("a line");
+    assert!(detail.contains("no slot yet"), "{detail}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn rights_that_were_lost_are_told_and_given_back() -> Result<()> {
+    let origin = Origin::start().await?;
+    origin
+        .db
+        .batch_execute(
+            "CREATE ROLE definer; CREATE SCHEMA own; CREATE TABLE own.t (id int PRIMARY KEY, k int, s text); ALTER TABLE own.t REPLICA IDENTITY FULL;
+             GRANT USAGE ON SCHEMA foreshard, own TO definer; GRANT SELECT ON own.t TO definer;
+             GRANT EXECUTE ON FUNCTION foreshard.create_shard, foreshard.create_query_shard TO definer;
+             SET ROLE definer;
+             SELECT foreshard.create_shard('t', 'own.t', 'k > 0', '{id}'), foreshard.create_shard('narrow', 'own.t', columns => '{id}'),
+                foreshard.create_query_shard('q', 'SELECT count(*) AS n FROM own.t');
+             RESET ROLE;
+             CREATE ROLE sidecar LOGIN REPLICATION; SELECT foreshard.create_edge('ewr', role => 'sidecar')",
+        )
+        .await?;
+    let lost = ["REVOKE SELECT ON own.t FROM definer", "REVOKE USAGE ON SCHEMA own FROM definer"];
+    for (revoke, shard) in
+        lost.iter().flat_map(|revoke| ["shard t", "shard narrow", "shard q"].map(|shard| (revoke, shard)))
+    {
+        origin.db.batch_execute(revoke).await?;
+        mends_itself(&origin, shard, "definer, who defined it, may no longer read own.t").await?;
+    }
+    // Columns of a shard that shows some of them only.
+    origin
+        .db
+        .batch_execute("REVOKE SELECT ON own.t FROM definer; GRANT SELECT (id, k) ON own.t TO definer")
+        .await?;
+    assert_eq!(check(&origin, "shard narrow").await?.expect("a line").0, "ok");
+    mends_itself(&origin, "shard t", "may no longer read").await?;
+
+    origin.db.batch_execute("ALTER ROLE sidecar NOLOGIN").await?;
+    mends_itself(&origin, "role of edge ewr", "may not log in").await?;
+    origin.db.batch_execute("REVOKE CONNECT ON DATABASE postgres FROM PUBLIC").await?;
+    mends_itself(&origin, "role of edge ewr", "may not connect").await?;
     Ok(())
 }
 

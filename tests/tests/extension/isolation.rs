@@ -69,7 +69,7 @@ const TABLES: &str = "CREATE TABLE IF NOT EXISTS t (id int PRIMARY KEY, k int); 
     ALTER TABLE t REPLICA IDENTITY FULL; TRUNCATE t, u; INSERT INTO t VALUES (1, 1), (2, 2); INSERT INTO u VALUES (1, 1);";
 
 /// All orders of `counts[0]` steps of session 0, `counts[1]` of session 1 …
-fn orders(counts: &[usize]) -> Vec<Vec<usize>> {
+pub(crate) fn orders(counts: &[usize]) -> Vec<Vec<usize>> {
     if counts.iter().all(|count| *count == 0) {
         return vec![Vec::new()];
     }
@@ -88,7 +88,8 @@ fn orders(counts: &[usize]) -> Vec<Vec<usize>> {
     all
 }
 
-/// One order of one case. No step ever waits for another session: definitions hold up neither changes nor decoding.
+/// One order of one case. No step ever waits for another session: definitions hold up neither changes nor decoding. (Those
+/// that do wait are in `waiting`.)
 async fn run(origin: &Origin, sessions: &[Client; 2], case: &Case, order: &[usize]) -> Result<()> {
     let mut steps = [case.definer.iter(), case.changer.iter()];
     let mut fetched = None;

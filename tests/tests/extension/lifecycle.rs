@@ -6,6 +6,8 @@ use anyhow::{Result, ensure};
 use foreshard_tests::eventually;
 
 use crate::origin::{Origin, error_of};
+use crate::rights::login;
+use crate::upgrade::everything;
 
 const DEFINED: &str = "SELECT concat((SELECT json_agg(s ORDER BY name) FROM (SELECT name, source::text, predicate, key, columns, owner::text, defect FROM foreshard.shards) s),
     (SELECT json_agg(m ORDER BY function_id, ordinal) FROM foreshard.mapping m),
@@ -161,5 +163,128 @@ async fn definitions_and_calls_in_one_migration_run_twice() -> Result<()> {
         .batch_execute("BEGIN; SELECT foreshard.drop_shard('t'); SELECT foreshard.drop_edge('ewr'); ROLLBACK")
         .await?;
     assert_eq!(origin.value::<String>(DEFINED).await?, before);
+    Ok(())
+}
+
+/// Names that the install script and the functions use, as somebody else would have them.
+const SHADOWS: &str = "
+    CREATE FUNCTION hostile.format(text, VARIADIC \"any\") RETURNS text LANGUAGE internal AS 'pgsql_version';
+    CREATE FUNCTION hostile.now() RETURNS timestamptz LANGUAGE plpgsql AS 'BEGIN RAISE ''shadowed''; END';
+    CREATE FUNCTION hostile.current_setting(text) RETURNS text LANGUAGE plpgsql AS 'BEGIN RAISE ''shadowed''; END';
+    CREATE FUNCTION hostile.quote_ident(text) RETURNS text LANGUAGE plpgsql AS 'BEGIN RAISE ''shadowed''; END';
+    CREATE FUNCTION hostile.octet_length(text) RETURNS int LANGUAGE plpgsql AS 'BEGIN RAISE ''shadowed''; END';
+    CREATE FUNCTION hostile.eq(text, text) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RAISE ''shadowed''; END';
+    CREATE OPERATOR hostile.= (leftarg = text, rightarg = text, procedure = hostile.eq);
+    CREATE DOMAIN hostile.regclass AS text CHECK (false); CREATE DOMAIN hostile.text AS int CHECK (false);
+    CREATE TABLE hostile.pg_class (x int); CREATE TABLE hostile.pg_attribute (x int); CREATE TABLE hostile.pg_roles (x int);
+    CREATE TABLE hostile.shard (x int);";
+
+#[tokio::test]
+async fn the_extension_is_the_same_under_any_search_path() -> Result<()> {
+    let origin = Origin::start().await?;
+    origin.db.batch_execute("SELECT foreshard.drop_edge('jfk')").await?;
+    let usual = everything(&origin.db).await?;
+    let temporary =
+        SHADOWS.replace("CREATE TABLE hostile.", "CREATE TEMP TABLE ").replace("hostile.", "pg_temp.");
+    for (name, setup) in [
+        ("empty", "SET search_path = ''".to_owned()),
+        ("temporary", format!("{temporary} SET search_path = pg_temp, pg_catalog, public")),
+        (
+            "shadowed",
+            format!("CREATE SCHEMA hostile; {SHADOWS} SET search_path = hostile, pg_catalog, public"),
+        ),
+    ] {
+        origin.db.batch_execute(&format!("CREATE DATABASE {name}")).await?;
+        let db = origin.cluster.connect_to(name).await?;
+        db.batch_execute(&format!("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1); {setup}; CREATE EXTENSION foreshard")).await?;
+        // As another session sees it.
+        let made = everything(&origin.cluster.connect_to(name).await?).await?;
+        assert_eq!(made, usual, "{name}");
+        db.batch_execute(
+            "SELECT foreshard.create_edge('jfk');
+             SELECT foreshard.create_shard('t', 'public.t', 'id > 0', '{id}');
+             SELECT foreshard.create_query_shard('q', 'SELECT id FROM public.t');
+             SELECT foreshard.map_function('f', '{t,q}'); SELECT FROM foreshard.health(); SELECT FROM foreshard.maintain()",
+        )
+        .await?;
+        let fetched: i64 = db
+            .query_one("SELECT pg_catalog.count(*) FROM foreshard.fetch('jfk', '{t?id=1,q}')", &[])
+            .await?
+            .get(0);
+        assert!(fetched >= 5, "{name}: {fetched} parts");
+        db.batch_execute("SELECT foreshard.drop_edge('jfk'); DROP EXTENSION foreshard").await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_schema_of_that_name_that_is_somebody_else_s_is_left_alone() -> Result<()> {
+    let cluster = foreshard_tests::Cluster::start().await?;
+    let db = cluster.connect().await?;
+    db.batch_execute(
+        "CREATE ROLE mallory; CREATE SCHEMA foreshard AUTHORIZATION mallory; SET ROLE mallory;
+         CREATE TABLE foreshard.shard (x int); CREATE FUNCTION foreshard.log_segment() RETURNS int2 LANGUAGE sql AS 'SELECT 1::int2'; RESET ROLE",
+    )
+    .await?;
+    let error = error_of(&db, "CREATE EXTENSION foreshard").await?;
+    assert_eq!(error.code(), &tokio_postgres::error::SqlState::DUPLICATE_SCHEMA, "{error}");
+    let left: i64 = db
+        .query_one(
+            "SELECT (SELECT count(*) FROM pg_extension WHERE extname = 'foreshard') + (SELECT count(*) FROM pg_event_trigger)
+                + (SELECT count(*) FROM pg_class WHERE relnamespace = 'foreshard'::regnamespace AND relname <> 'shard')",
+            &[],
+        )
+        .await?
+        .get(0);
+    assert_eq!(left, 0);
+    db.batch_execute("DROP SCHEMA foreshard CASCADE; CREATE EXTENSION foreshard").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn drop_extension_leaves_no_right_and_no_file() -> Result<()> {
+    let origin = Origin::start().await?;
+    origin
+        .db
+        .batch_execute(
+            "CREATE ROLE definer LOGIN PASSWORD 'definer'; CREATE ROLE planner; CREATE ROLE sidecar LOGIN REPLICATION;
+             CREATE TABLE t (id int PRIMARY KEY, k int); GRANT SELECT ON t TO definer; INSERT INTO t VALUES (1, 0);
+             GRANT USAGE ON SCHEMA foreshard TO definer, planner; GRANT EXECUTE ON FUNCTION foreshard.create_shard TO definer;
+             GRANT SELECT ON foreshard.executions, foreshard.shards TO planner; GRANT EXECUTE ON FUNCTION foreshard.maintain TO planner;
+             SELECT foreshard.create_edge('ewr', role => 'sidecar');",
+        )
+        .await?;
+    let definer = login(&origin.cluster.url_of("definer", "definer", "postgres")).await?;
+    definer.batch_execute("SELECT foreshard.create_shard('t', 't', '1 / k > 0', '{id}')").await?;
+    drop(definer);
+    origin.map_all().await?;
+    origin.create_slot().await?;
+    // A row that the predicate fails on is noted in a file.
+    origin.after("UPDATE t SET k = 0").await?;
+    origin
+        .db
+        .batch_execute("SELECT foreshard.drop_edge(name) FROM foreshard.edges; DROP EXTENSION foreshard")
+        .await?;
+    let left: i64 = origin
+        .value(
+            "SELECT (SELECT count(*) FROM pg_replication_slots) + (SELECT count(*) FROM pg_event_trigger)
+                + (SELECT count(*) FROM pg_init_privs i WHERE i.classoid = 'pg_proc'::regclass AND NOT EXISTS (SELECT FROM pg_proc p WHERE p.oid = i.objoid))
+                + (SELECT count(*) FROM pg_init_privs i WHERE i.classoid = 'pg_class'::regclass AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = i.objoid))
+                + (SELECT count(*) FROM pg_default_acl) + (SELECT count(*) FROM pg_db_role_setting)",
+        )
+        .await?;
+    assert_eq!(left, 0);
+    assert_eq!(
+        std::fs::read_dir(origin.cluster.data_dir().join("pg_replslot"))?.count(),
+        0,
+        "files of slots"
+    );
+    let named = std::process::Command::new("find")
+        .arg(origin.cluster.data_dir())
+        .args(["-name", "*foreshard*"])
+        .output()?;
+    assert_eq!(String::from_utf8_lossy(&named.stdout), "");
+    // Nothing of the extension's holds on to a role.
+    origin.db.batch_execute("DROP ROLE planner, sidecar; DROP TABLE t; DROP ROLE definer").await?;
     Ok(())
 }

@@ -110,3 +110,51 @@ async fn an_incremental_reader_misses_nothing_across_segments() -> Result<()> {
     assert_eq!(seen, (1..=500).collect::<Vec<i64>>());
     Ok(())
 }
+
+#[tokio::test]
+async fn upkeep_beside_writers_and_readers_loses_nothing() -> Result<()> {
+    let origin = Origin::start().await?;
+    // Something due in every segment, under a retention whose segments take two minutes.
+    origin
+        .db
+        .batch_execute(
+            "SELECT foreshard.set_log_retention('1 hour');
+             INSERT INTO foreshard.executions (edge, function_id, started_at, tables, filters, shards, served_from, wait_us, bytes, logged_at, segment)
+             SELECT 'jfk', 'old', now(), '{}', '{}', '{}', 'origin', 0, 0, now() - interval '3 days', i % 32 FROM generate_series(1, 3200) i",
+        )
+        .await?;
+    let write = "SELECT foreshard.log_executions('jfk', (SELECT jsonb_agg(jsonb_build_object('function_id', 'new', 'started_at', now(),
+        'served_from', 'origin', 'wait_us', 1, 'bytes', i)) FROM generate_series(1, 20) i))";
+    let mut writers = Vec::new();
+    for writer in 0..4 {
+        let db = origin.cluster.connect().await?;
+        writers.push(tokio::spawn(async move {
+            for turn in 0..30 {
+                // Some batches are open for longer than a call of maintain() takes.
+                let waits = if (turn + writer) % 5 == 0 { "SELECT pg_sleep(0.02);" } else { "" };
+                db.batch_execute(&format!("BEGIN; {write}; {waits} COMMIT")).await?;
+            }
+            anyhow::Ok(())
+        }));
+    }
+    let reader = origin.cluster.connect().await?;
+    let (mut upkept, mut counted) = (0, 0);
+    while !writers.iter().all(tokio::task::JoinHandle::is_finished) {
+        upkept += upkeep(&origin).await?.len();
+        let new: i64 = reader
+            .query_one("SELECT count(*) FROM foreshard.executions WHERE function_id = 'new'", &[])
+            .await?
+            .get(0);
+        assert!(new >= counted && new % 20 == 0, "{new} after {counted}: batches appear as a whole and stay");
+        counted = new;
+    }
+    for writer in writers {
+        writer.await??;
+    }
+    upkept += upkeep(&origin).await?.len();
+    assert!(upkept >= 32, "every segment was emptied or cleared: {upkept}");
+    let left = "SELECT count(*) FROM foreshard.executions WHERE function_id = ";
+    assert_eq!(origin.value::<i64>(&format!("{left}'new'")).await?, 4 * 30 * 20);
+    assert_eq!(origin.value::<i64>(&format!("{left}'old'")).await?, 0);
+    Ok(())
+}

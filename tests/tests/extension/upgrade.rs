@@ -53,7 +53,7 @@ const EVERYTHING: &str = r"
         FROM pg_sequence s WHERE s.seqrelid::regclass::text LIKE 'foreshard.%'
     UNION ALL SELECT format('type: %s', t.typname) FROM pg_type t WHERE t.typnamespace = 'foreshard'::regnamespace";
 
-async fn everything(db: &Client) -> Result<BTreeSet<String>> {
+pub(crate) async fn everything(db: &Client) -> Result<BTreeSet<String>> {
     let rows = db.query(EVERYTHING, &[]).await.context("reading the catalogs")?;
     Ok(rows.iter().filter_map(|row| row.get(0)).collect())
 }
@@ -144,5 +144,43 @@ async fn definitions_rights_log_and_stream_go_on_over_an_update() -> Result<()> 
     // The slot made before goes on with what comes after.
     assert_eq!(origin.after("INSERT INTO t VALUES (1, 1)").await?.last().map(String::as_str), Some("t 1"));
     assert_eq!(origin.rows("t?id=1").await?, ["1|1"]);
+    Ok(())
+}
+
+/// Between the upgrade of the package and ALTER EXTENSION UPDATE, SQL of before calls the library of now.
+#[tokio::test]
+async fn the_sql_of_before_works_with_the_library_of_now() -> Result<()> {
+    for version in released()? {
+        let cluster = Cluster::start().await?;
+        let db = cluster.connect().await?;
+        // Fails where the library lacks a symbol that the SQL of that time names.
+        db.batch_execute(&format!(
+            "CREATE EXTENSION foreshard VERSION '{version}'; SELECT foreshard.create_edge('jfk');
+             CREATE TABLE t (id int PRIMARY KEY, k int); INSERT INTO t VALUES (1, 1);"
+        ))
+        .await?;
+        let origin = Origin { db, cluster };
+        for call in [
+            "SELECT foreshard.version()",
+            "SELECT foreshard.create_shard('t', 't', key => '{id}', predicate => 'k > 0')",
+            "SELECT foreshard.create_shard('t', 't', key => '{id}', or_replace => true)",
+            "SELECT foreshard.create_shard('u', 't'); SELECT foreshard.drop_shard('u')",
+            "SELECT foreshard.map_function('f', '{t}')",
+            "SELECT foreshard.commit_token()",
+            "SELECT foreshard.nudge('jfk')",
+            "SELECT foreshard.edge_slot('jfk')",
+            "SELECT foreshard.log_executions('jfk', '[{\"function_id\":\"f\",\"started_at\":\"2024-01-01T00:00:00Z\",\"served_from\":\"origin\",\"wait_us\":1,\"bytes\":1}]')",
+            "SELECT foreshard.publish_schedule('jfk', now(), now() + interval '1 min', '[{\"function_id\":\"f\",\"shard_list\":[\"t?id=1\"],\"confidence\":0.5}]')",
+            "ALTER TABLE t RENAME COLUMN k TO l",
+        ] {
+            origin.db.batch_execute(call).await.with_context(|| format!("{version}: {call}"))?;
+        }
+        let health = "SELECT count(*) FROM foreshard.health() WHERE status = 'fail'";
+        assert_eq!(origin.value::<i64>(health).await?, 0);
+        origin.create_slot().await?;
+        assert_eq!(origin.catalog().await?.shards.len(), 1);
+        assert_eq!(origin.after("INSERT INTO t VALUES (2, 2)").await?, ["t 2"]);
+        assert_eq!(origin.rows("t?id=2").await?, ["2|2"]);
+    }
     Ok(())
 }

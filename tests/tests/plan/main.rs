@@ -3,5 +3,6 @@
 mod explain;
 mod faults;
 mod learning;
+mod maintenance;
 mod measures;
 mod shop;
