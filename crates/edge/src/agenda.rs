@@ -193,6 +193,11 @@ impl Agenda {
         self.wanted.get(instance).is_some_and(|want| trace < want.until)
     }
 
+    /// How likely an instance that is wanted is used, as far as schedules are believed.
+    pub(crate) fn believed(&self, instance: &str) -> Option<f64> {
+        self.wanted.get(instance).map(|want| want.confidence * self.trust.factor())
+    }
+
     /// How far confidences are believed, 0 to 1.
     pub(crate) fn trust(&self) -> f64 {
         self.trust.factor()

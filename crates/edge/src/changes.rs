@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use foreshard_protocol::{Deltas, InstanceId, KeyChange, WholeReason, Xid};
 
+use crate::agent::renewal::{IN_USE, Renewal};
 use crate::cache::{Cache, Removed};
 use crate::copy::ShardCopy;
 use crate::core::EdgeCore;
 use crate::deltas::{Refused, fits};
 use crate::flights::touches;
 use crate::now::Now;
+use crate::refetch::Worth;
 
 impl EdgeCore {
     /// Transaction `xid` changed rows of a shard.
@@ -91,10 +93,15 @@ impl EdgeCore {
                 self.prefetch_full = false;
             }
             // A copy that was served from the cache while it was there most likely will be again.
-            if self.agenda.wants(&removed.instance) {
-                self.refetch.dropped(now.mono, &removed.instance, removed.used);
-            } else if removed.hits > 0 {
-                self.refetch.dropped(now.mono, &removed.instance, true);
+            let in_use = removed.hits > 0;
+            let scheduled = self.agenda.believed(&removed.instance);
+            let Some(expected) = scheduled.or(in_use.then_some(IN_USE)) else { continue };
+            let shard = removed.instance.split('?').next().unwrap_or_default();
+            let worth = Worth { expected, link: self.agent.costs.worth_it_above(shard) };
+            let used = if scheduled.is_some() { removed.used } else { true };
+            match self.refetch.dropped(now.mono, &removed.instance, used, worth) {
+                Renewal::Refresh => self.stats.refreshed += 1,
+                Renewal::Drop => self.stats.let_go += 1,
             }
         }
     }

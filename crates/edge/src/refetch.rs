@@ -1,7 +1,8 @@
 //! When a copy that was dropped is fetched again.
 //!
-//! At once, with a little jitter so that edges that lost the same copy do not return together; but a copy that was dropped
-//! unused, again and again, waits longer each time. The agenda and admission decide how many go at once.
+//! Only if it pays (`agent::renewal`). Then at once, with a little jitter so that edges that lost the same copy do not return
+//! together; but a copy that was dropped unused, again and again, waits longer each time. The agenda and admission decide how
+//! many go at once.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
@@ -9,9 +10,27 @@ use std::sync::Arc;
 
 use lru::LruCache;
 
+use crate::agent::renewal::{Prospect, Renewal};
+
+/// What is remembered of an instance.
+#[derive(Clone, Copy, Default)]
+struct Known {
+    prospect: Prospect,
+    pause: Option<u64>,
+}
+
+/// What a fetch would be worth.
+#[derive(Clone, Copy)]
+pub(crate) struct Worth {
+    /// How likely the copy is read, as far as anybody knew before.
+    pub(crate) expected: f64,
+    /// The likelihood above which its bytes are worth moving.
+    pub(crate) link: f64,
+}
+
 pub(crate) struct Refetch {
     due: BTreeSet<(u64, Arc<str>)>,
-    pauses: LruCache<Arc<str>, u64>,
+    known: LruCache<Arc<str>, Known>,
     random: u64,
 }
 
@@ -25,21 +44,25 @@ const REMEMBERED: NonZeroUsize = NonZeroUsize::new(20_000).unwrap();
 
 impl Refetch {
     pub(crate) fn new(seed: u64) -> Self {
-        Refetch { due: BTreeSet::new(), pauses: LruCache::new(REMEMBERED), random: seed }
+        Refetch { due: BTreeSet::new(), known: LruCache::new(REMEMBERED), random: seed }
     }
 
-    /// A copy that is still wanted was dropped at `now`; `used`: it had been served.
-    pub(crate) fn dropped(&mut self, now: u64, instance: &Arc<str>, used: bool) {
-        let pause = match self.pauses.get(instance) {
+    /// A copy that is still wanted was dropped at `now`; `used`: it had been served. Says whether it is fetched again.
+    pub(crate) fn dropped(&mut self, now: u64, instance: &Arc<str>, used: bool, worth: Worth) -> Renewal {
+        let known = self.known.get_or_insert_mut(instance.clone(), Known::default);
+        known.prospect.voided(used);
+        let pause = match known.pause {
             _ if used => 0,
             None => FIRST_PAUSE,
             Some(pause) => (pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE),
         };
-        self.pauses.put(instance.clone(), pause);
-        if self.due.len() < REMEMBERED.get() {
+        known.pause = Some(pause);
+        let decision = known.prospect.decide(worth.expected, worth.link);
+        if decision == Renewal::Refresh && self.due.len() < REMEMBERED.get() {
             let jitter = self.random(JITTER + pause / 2);
             self.due.insert((now + pause + jitter, instance.clone()));
         }
+        decision
     }
 
     /// Instances whose pause is over.
@@ -74,6 +97,8 @@ impl Refetch {
 mod tests {
     use super::*;
 
+    const SURE: Worth = Worth { expected: 1.0, link: 0.0 };
+
     /// When the instance comes back.
     fn returns(refetch: &mut Refetch, now: u64) -> u64 {
         (now..).find(|at| !refetch.due(*at).is_empty()).unwrap() - now
@@ -85,18 +110,26 @@ mod tests {
         let instance: Arc<str> = "cart?c=1".into();
         let mut before = 0;
         for _ in 0..5 {
-            refetch.dropped(1_000, &instance, false);
+            refetch.dropped(1_000, &instance, false, SURE);
             let after = returns(&mut refetch, 1_000);
             assert!(after >= before.max(FIRST_PAUSE), "{after} {before}");
             before = after;
         }
         for _ in 0..50 {
-            refetch.dropped(1_000, &instance, false);
+            refetch.dropped(1_000, &instance, false, SURE);
             refetch.due(u64::MAX);
         }
-        refetch.dropped(1_000, &instance, true);
+        refetch.dropped(1_000, &instance, true, SURE);
         assert!(returns(&mut refetch, 1_000) <= JITTER);
         assert_eq!(refetch.waiting(), 0);
+    }
+
+    #[test]
+    fn what_does_not_pay_does_not_come_back() {
+        let mut refetch = Refetch::new(7);
+        let doubtful = Worth { expected: 0.1, link: 0.4 };
+        assert_eq!(refetch.dropped(0, &"s".into(), false, doubtful), Renewal::Drop);
+        assert!(refetch.waiting() == 0 && refetch.due(u64::MAX).is_empty());
     }
 
     #[test]
@@ -104,7 +137,7 @@ mod tests {
         let moments: BTreeSet<u64> = (0..20)
             .map(|seed| {
                 let mut refetch = Refetch::new(seed);
-                refetch.dropped(0, &"s".into(), true);
+                refetch.dropped(0, &"s".into(), true, SURE);
                 returns(&mut refetch, 0)
             })
             .collect();

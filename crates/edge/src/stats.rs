@@ -19,6 +19,10 @@ pub struct Stats {
     pub frames_repeated: u64,
     /// Copies dropped because the origin changed.
     pub invalidated: u64,
+    /// Of these, wanted ones that were fetched again, since a read before the next change was likely enough to pay for it.
+    pub refreshed: u64,
+    /// Of these, wanted ones that were let go, since it was not.
+    pub let_go: u64,
     /// Copies kept current in place by row changes from the stream.
     pub deltas_applied: u64,
     /// Fetched instances completed with row changes that their snapshot lacked.

@@ -73,6 +73,8 @@ fn counters(stats: &Stats) -> Vec<Counter> {
         ("frames_total", "stream frames applied", one(stats.frames)),
         ("frames_repeated_total", "stream frames that had been applied before", one(stats.frames_repeated)),
         ("invalidated_total", "copies dropped because the origin changed", one(stats.invalidated)),
+        ("refreshed_total", "of these, wanted ones fetched again", one(stats.refreshed)),
+        ("let_go_total", "of these, wanted ones that a fetch would not pay for", one(stats.let_go)),
         ("deltas_applied_total", "copies kept current in place by row changes", one(stats.deltas_applied)),
         (
             "deltas_completed_total",

@@ -1,12 +1,14 @@
 //! How much is fetched ahead of demand, and when.
 //!
 //! `costs` learns what a fetch costs and what a copy saves, `trust` how far schedules are believed, `controller` how many
-//! prefetches may be under way, `budget` how many bytes they may bring in a second.
+//! prefetches may be under way, `budget` how many bytes they may bring in a second,
+//! `renewal` what becomes of copies when the origin changes.
 
 mod budget;
 mod controller;
 pub(crate) mod costs;
 mod extreme;
+pub(crate) mod renewal;
 #[cfg(test)]
 mod settling;
 pub(crate) mod trust;
