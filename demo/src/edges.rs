@@ -1,4 +1,4 @@
-//! The edge locations: for each a link with a delay and two sidecars on it, one that prefetches and one that only reacts.
+//! The edge locations: for each a link with a delay and two sidecars on it, one that carries out schedules and its peer.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -21,17 +21,43 @@ pub(crate) const ONE_WAY: Duration = Duration::from_millis(40);
 pub(crate) enum Run {
     /// With schedules carried out.
     Prefetch,
-    /// `serve --prefetch off`: what a cache can do that learns of a call when it comes.
-    Reactive,
+    /// What it is compared with.
+    Peer,
 }
 
-pub(crate) const RUNS: [Run; 2] = [Run::Prefetch, Run::Reactive];
+/// What prefetching by schedule is compared with: the same sidecar, set up in another way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Peer {
+    /// `serve --prefetch off`: what a cache can do that learns of a call when it comes
+    Reactive,
+    /// `serve --prefetch off --reactive-bytes 0`: every call goes to the origin
+    NoCache,
+}
+
+impl Peer {
+    /// What the tables call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Peer::Reactive => "reactive only",
+            Peer::NoCache => "no cache",
+        }
+    }
+
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Peer::Reactive => &["--prefetch", "off"],
+            Peer::NoCache => &["--prefetch", "off", "--reactive-bytes", "0"],
+        }
+    }
+}
+
+pub(crate) const RUNS: [Run; 2] = [Run::Prefetch, Run::Peer];
 
 /// The sidecars at one edge.
 #[derive(Debug)]
 pub(crate) struct Edge {
     pub(crate) prefetch: Sidecar,
-    pub(crate) reactive: Sidecar,
+    pub(crate) peer: Sidecar,
     /// Held for as long as the sidecars need them.
     _links: [DelayProxy; 2],
 }
@@ -40,12 +66,12 @@ impl Edge {
     pub(crate) fn sidecar(&self, run: Run) -> &Sidecar {
         match run {
             Run::Prefetch => &self.prefetch,
-            Run::Reactive => &self.reactive,
+            Run::Peer => &self.peer,
         }
     }
 }
 
-/// Registers the edges: for each location one with the location's name and one for the reactive sidecar.
+/// Registers the edges: for each location one with the location's name and one for its peer.
 pub(crate) async fn register(db: &Client) -> Result<()> {
     for (name, (latitude, longitude)) in EDGES.into_iter().zip(PLACES) {
         for run in RUNS {
@@ -61,24 +87,28 @@ pub(crate) async fn register(db: &Client) -> Result<()> {
 }
 
 /// Starts the sidecars of all edges at once, each behind a link of its own.
-pub(crate) async fn start(cluster: &Cluster, clock: &Clock) -> Result<Vec<Edge>> {
+pub(crate) async fn start(cluster: &Cluster, clock: &Clock, against: Peer) -> Result<Vec<Edge>> {
     let (ewr, jfk, lga) = tokio::try_join!(
-        one(cluster, clock, EDGES[0]),
-        one(cluster, clock, EDGES[1]),
-        one(cluster, clock, EDGES[2])
+        one(cluster, clock, against, EDGES[0]),
+        one(cluster, clock, against, EDGES[1]),
+        one(cluster, clock, against, EDGES[2])
     )?;
     Ok(vec![ewr, jfk, lga])
 }
 
-async fn one(cluster: &Cluster, clock: &Clock, name: &str) -> Result<Edge> {
-    let ((prefetch, first), (reactive, second)) = tokio::try_join!(
-        sidecar(cluster, clock, name, Run::Prefetch),
-        sidecar(cluster, clock, name, Run::Reactive)
-    )?;
-    Ok(Edge { prefetch, reactive, _links: [first, second] })
+async fn one(cluster: &Cluster, clock: &Clock, against: Peer, name: &str) -> Result<Edge> {
+    let ((prefetch, first), (peer, second)) =
+        tokio::try_join!(sidecar(cluster, clock, name, None), sidecar(cluster, clock, name, Some(against)))?;
+    Ok(Edge { prefetch, peer, _links: [first, second] })
 }
 
-async fn sidecar(cluster: &Cluster, clock: &Clock, name: &str, run: Run) -> Result<(Sidecar, DelayProxy)> {
+async fn sidecar(
+    cluster: &Cluster,
+    clock: &Clock,
+    name: &str,
+    peer: Option<Peer>,
+) -> Result<(Sidecar, DelayProxy)> {
+    let run = if peer.is_some() { Run::Peer } else { Run::Prefetch };
     let link = DelayProxy::start(SocketAddr::from(([127, 0, 0, 1], cluster.port())), ONE_WAY).await?;
     let role = role(name, run);
     let direct = cluster.url_of(&role, &role, "postgres");
@@ -86,16 +116,14 @@ async fn sidecar(cluster: &Cluster, clock: &Clock, name: &str, run: Run) -> Resu
     options.unix_socket = false;
     let config = concat!(env!("CARGO_MANIFEST_DIR"), "/edge.toml");
     options = options.args(&["--config", config, "--clock", &clock.to_flag()]);
-    if run == Run::Reactive {
-        options = options.args(&["--prefetch", "off"]);
-    }
+    options = options.args(peer.map_or(&[], Peer::arguments));
     Ok((options.start().await?, link))
 }
 
 fn edge_name(name: &str, run: Run) -> String {
     match run {
         Run::Prefetch => name.to_owned(),
-        Run::Reactive => format!("{name}-reactive"),
+        Run::Peer => format!("{name}-peer"),
     }
 }
 
@@ -103,6 +131,6 @@ fn role(name: &str, run: Run) -> String {
     let name = name.to_ascii_lowercase();
     match run {
         Run::Prefetch => format!("edge_{name}"),
-        Run::Reactive => format!("edge_{name}_reactive"),
+        Run::Peer => format!("edge_{name}_peer"),
     }
 }

@@ -35,7 +35,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::calls::{Call, EDGES};
 use crate::clock::Clock;
 use crate::data::Data;
-use crate::edges::{Edge, Run};
+use crate::edges::{Edge, Peer, Run};
 use crate::learning::Learned;
 use crate::replay::{Outcome, Tally};
 use crate::writer::{Commit, Progress};
@@ -59,6 +59,12 @@ struct Arguments {
     /// How many times faster than it happened the day is replayed
     #[arg(long, default_value_t = 960.0)]
     rate: f64,
+    /// What prefetching is compared with
+    #[arg(long, value_enum, default_value = "reactive")]
+    against: Peer,
+    /// Also write what both runs came to over all edges: pairs, prefetching first
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
     /// Also tell where the answers of each kind of function came from
     #[arg(long)]
     by_function: bool,
@@ -119,7 +125,7 @@ async fn demo(arguments: &Arguments) -> Result<bool> {
 
     let Learned { mut planner, clock, took } = learning::learn(&cluster, start, arguments.rate).await?;
     steps.done(&format!("the planner has learned from it in {:.1} s", took.as_secs_f64()));
-    let edges = Arc::new(edges::start(&cluster, &clock).await?);
+    let edges = Arc::new(edges::start(&cluster, &clock, arguments.against).await?);
     steps.done(&format!("six sidecars follow the stream, {} ms away each way", edges::ONE_WAY.as_millis()));
     origin::health(&db).await?;
 
@@ -133,14 +139,18 @@ async fn demo(arguments: &Arguments) -> Result<bool> {
         calls.len()
     ));
     let (before, commits, outcome) =
-        replay_day(&cluster, &calls, &transactions, &edges, &clock, &mut planner, end).await?;
+        replay_day(&cluster, &calls, &transactions, (&edges, arguments.against), &clock, &mut planner, end)
+            .await?;
     steps.done(&format!("{} transactions committed at the origin meanwhile", commits.len()));
 
     let history = true_history(before, &commits, &commit_lsns::read(&db).await?)?;
     let verdicts = verdicts::judge(&history, &outcome.observed)?;
-    let report = report::report(&edges, &outcome.observed, &verdicts).await?;
+    let report = report::report(&edges, &outcome.observed, &verdicts, arguments.against).await?;
     steps.done("every answer compared with the origin's history\n");
     print!("{}", report.text);
+    if let Some(file) = &arguments.json {
+        std::fs::write(file, report.totals.to_string()).with_context(|| file.display().to_string())?;
+    }
     if arguments.by_function {
         println!("{}", report::by_function(&outcome.observed));
     }
@@ -159,7 +169,7 @@ async fn replay_day(
     cluster: &Cluster,
     calls: &[Call],
     transactions: &[day::Transaction],
-    edges: &Arc<Vec<Edge>>,
+    (edges, against): (&Arc<Vec<Edge>>, Peer),
     clock: &Clock,
     planner: &mut Planner,
     end: DateTime<Utc>,
@@ -177,7 +187,7 @@ async fn replay_day(
             ticks.tick().await;
             planner.process().must_be_alive()?;
             let time = clock.now().with_timezone(&New_York).format("%H:%M");
-            let runs = edges::RUNS.map(|run| report::so_far(run, tally.of(run))).join("   ");
+            let runs = edges::RUNS.map(|run| report::so_far(run, against, tally.of(run))).join("   ");
             println!(
                 "          {time}   {runs}   {} commits, {} failed",
                 progress.commits_started(),

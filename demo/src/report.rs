@@ -5,9 +5,10 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use anyhow::Result;
+use serde_json::{Value, json};
 
 use crate::calls::EDGES;
-use crate::edges::{Edge, RUNS, Run};
+use crate::edges::{Edge, Peer, RUNS, Run};
 use crate::replay::{Observed, Source};
 use crate::verdicts::Verdicts;
 
@@ -52,38 +53,109 @@ fn percentile(sorted: &[Duration], percent: usize) -> Duration {
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) text: String,
-    /// The p95 wait, reactive ÷ prefetching: the smallest of all edges.
+    /// The p95 wait, peer ÷ prefetching: the smallest of all edges.
     pub(crate) p95_ratio: f64,
+    /// What the two runs came to over all edges, for programs.
+    pub(crate) totals: Value,
 }
 
 /// Makes the tables, one for each edge and one for all.
-pub(crate) async fn report(edges: &[Edge], observed: &[Observed], verdicts: &Verdicts) -> Result<Report> {
+pub(crate) async fn report(
+    edges: &[Edge],
+    observed: &[Observed],
+    verdicts: &Verdicts,
+    against: Peer,
+) -> Result<Report> {
     let mut text = String::new();
     let mut p95_ratio = f64::INFINITY;
+    let mut all = [Moved::default(); 2];
     for (number, edge) in edges.iter().enumerate() {
         let summaries = RUNS
             .map(|run| Summary::of(observed.iter().filter(|seen| seen.edge == number && seen.run == run)));
         p95_ratio = p95_ratio.min(ratio(&summaries));
-        table(&mut text, EDGES[number], &summaries);
-        let bytes = edge.prefetch.metric("foreshard_prefetch_bytes_total").await?;
-        let unused = edge.prefetch.metric("foreshard_prefetch_unused_bytes_total").await?;
-        let never = if bytes > 0.0 { 100.0 * unused / bytes } else { 0.0 };
-        row(&mut text, "prefetched", &[format!("{:.0} KiB", bytes / 1024.0), "-".to_owned()]);
-        row(&mut text, "  never used", &[format!("{never:.1} %"), "-".to_owned()]);
+        table(&mut text, EDGES[number], against, &summaries);
+        let moved = [Moved::by(edge, Run::Prefetch).await?, Moved::by(edge, Run::Peer).await?];
+        for (all, (moved, summary)) in all.iter_mut().zip(moved.iter().zip(&summaries)) {
+            all.add(moved, summary);
+        }
+        let kib = |bytes: f64| format!("{:.0} KiB", bytes / 1024.0);
+        row(&mut text, "fetches", &moved.map(|m| format!("{:.0}", m.fetches)));
+        row(&mut text, "bytes fetched", &moved.map(|m| kib(m.ahead + m.on_demand)));
+        row(&mut text, "  prefetched", &moved.map(|m| kib(m.ahead)));
+        row(
+            &mut text,
+            "  never used",
+            &moved.map(|m| format!("{:.1} %", 100.0 * m.unused / m.ahead.max(1.0))),
+        );
         row(&mut text, "stale answers", &RUNS.map(|run| verdicts.stale_at(number, run).to_string()));
         let _ = writeln!(text, "  p95 wait {:.1} times lower with prefetching\n", ratio(&summaries));
     }
-    Ok(Report { text, p95_ratio })
+    let [ours, peer] = all;
+    let _ = writeln!(
+        text,
+        "  all edges, against {}: {:.2} of its misses removed, {:+.0} % bytes, {:.2} times its fetches\n",
+        against.name(),
+        1.0 - ours.misses / peer.misses.max(1.0),
+        100.0 * ((ours.ahead + ours.on_demand) / (peer.ahead + peer.on_demand).max(1.0) - 1.0),
+        ours.fetches / peer.fetches.max(1.0)
+    );
+    let p99 = RUNS.map(|run| {
+        let all = Summary::of(observed.iter().filter(|seen| seen.run == run));
+        1e3 * all.waits[2].as_secs_f64()
+    });
+    let both = |of: fn(&Moved) -> f64| [of(&ours), of(&peer)];
+    let totals = json!({
+        "misses": both(|m| m.misses),
+        "bytes": both(|m| m.ahead + m.on_demand),
+        "fetches": both(|m| m.fetches),
+        "p99_ms": p99,
+        "stale": RUNS.map(|run| (0..edges.len()).map(|number| verdicts.stale_at(number, run)).sum::<usize>()),
+    });
+    Ok(Report { text, p95_ratio, totals })
 }
 
-/// The p95 wait of the reactive run ÷ that of the prefetching one.
-fn ratio([prefetch, reactive]: &[Summary; 2]) -> f64 {
-    reactive.waits[1].as_secs_f64() / prefetch.waits[1].as_secs_f64().max(1e-9)
+/// What a run asked of the origin, as its sidecars counted it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Moved {
+    /// Bytes of copies fetched ahead of demand, and of these gone without being served.
+    ahead: f64,
+    unused: f64,
+    /// Bytes of copies fetched because a call waited.
+    on_demand: f64,
+    fetches: f64,
+    /// Calls that waited for the origin.
+    misses: f64,
 }
 
-fn table(text: &mut String, edge: &str, summaries: &[Summary; 2]) {
+impl Moved {
+    async fn by(edge: &Edge, run: Run) -> Result<Self> {
+        let sidecar = edge.sidecar(run);
+        Ok(Moved {
+            ahead: sidecar.metric("foreshard_prefetch_bytes_total").await?,
+            unused: sidecar.metric("foreshard_prefetch_unused_bytes_total").await?,
+            on_demand: sidecar.metric("foreshard_demand_bytes_total").await?,
+            fetches: sidecar.metric("foreshard_fetches_total").await?,
+            misses: 0.0,
+        })
+    }
+
+    fn add(&mut self, other: &Moved, summary: &Summary) {
+        self.ahead += other.ahead;
+        self.unused += other.unused;
+        self.on_demand += other.on_demand;
+        self.fetches += other.fetches;
+        self.misses += summary.shares[Source::Origin as usize] * summary.invocations as f64;
+    }
+}
+
+/// The p95 wait of the peer ÷ that of the prefetching run.
+fn ratio([prefetch, peer]: &[Summary; 2]) -> f64 {
+    peer.waits[1].as_secs_f64() / prefetch.waits[1].as_secs_f64().max(1e-9)
+}
+
+fn table(text: &mut String, edge: &str, against: Peer, summaries: &[Summary; 2]) {
     let cells = |cell: &dyn Fn(&Summary) -> String| [cell(&summaries[0]), cell(&summaries[1])];
-    row(text, edge, &["prefetching".to_owned(), "reactive only".to_owned()]);
+    row(text, edge, &["prefetching".to_owned(), against.name().to_owned()]);
     row(text, "invocations", &cells(&|summary| summary.invocations.to_string()));
     for (source, name) in
         [(Source::Prefetch, "prefetch"), (Source::Reactive, "reactive"), (Source::Origin, "origin")]
@@ -127,12 +199,12 @@ pub(crate) fn by_function(observed: &[Observed]) -> String {
 }
 
 /// A line of what is known of a run so far.
-pub(crate) fn so_far(run: Run, counts: [u64; 3]) -> String {
+pub(crate) fn so_far(run: Run, against: Peer, counts: [u64; 3]) -> String {
     let all: u64 = counts.iter().sum();
     let percent = |count: u64| (100 * count + all / 2).checked_div(all).unwrap_or(0);
     let name = match run {
         Run::Prefetch => "prefetching",
-        Run::Reactive => "reactive only",
+        Run::Peer => against.name(),
     };
     let [prefetch, reactive, origin] = counts.map(percent);
     format!("{name} {all}: {prefetch} % prefetch {reactive} % reactive {origin} % origin")
