@@ -11,6 +11,7 @@ use linfa_clustering::{KMeans, KMeansInit};
 use ndarray::Array2;
 
 use crate::history::{History, PERIODS};
+use crate::kept::{Bytes, Kept, kept};
 
 /// Number of archetypes.
 pub(crate) const KINDS: usize = 8;
@@ -170,6 +171,18 @@ fn traits(h: &History, now: i64, offset: i64) -> Traits {
         north / all * 0.5,
         (f32::from(h.rhythm[0].lag) + 1.0).ln() / 8.0,
     ]
+}
+
+kept!(Archetypes { centres, shares, spread, mean, searched });
+
+impl Kept for Kinds {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.0.put(out);
+    }
+
+    fn take(from: &mut Bytes<'_>) -> Option<Self> {
+        Kept::take(from).map(Kinds)
+    }
 }
 
 #[cfg(test)]

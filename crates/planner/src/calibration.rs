@@ -1,5 +1,6 @@
 //! An adaptive probability map: turns a mixed logit into the frequency with which such logits came true.
 
+use crate::kept::kept;
 use crate::numeric::{MAX_LOGIT, sigmoid};
 
 const BUCKETS: usize = 33;
@@ -22,6 +23,11 @@ impl Calibration {
             cell.0 = sigmoid((i as f32 / (BUCKETS - 1) as f32 * 2.0 - 1.0) * MAX_LOGIT);
         }
         Calibration { cells: vec![identity; contexts] }
+    }
+
+    /// Number of contexts.
+    pub(crate) fn contexts(&self) -> usize {
+        self.cells.len()
     }
 
     #[inline]
@@ -51,6 +57,8 @@ impl Calibration {
         }
     }
 }
+
+kept!(Calibration { cells });
 
 #[cfg(test)]
 mod tests {

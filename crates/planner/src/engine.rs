@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::archetypes::Archetypes;
 use crate::config::{ConfigError, EngineConfig, Horizon, Part};
 use crate::experts::Surroundings;
+use crate::kept::{Bytes, Kept, kept};
 use crate::minutes::SPAN;
 use crate::model::Model;
 use crate::registry::{Pair, Registry};
@@ -53,6 +54,8 @@ pub struct Counters {
     /// Histories given up to make room.
     pub evicted: u64,
 }
+
+kept!(Counters { accepted, too_old, future, refused, evicted });
 
 /// One function at one edge, and what is expected of it.
 #[derive(Clone, Copy, Debug)]
@@ -150,6 +153,12 @@ impl Engine {
     pub fn bytes(&self) -> usize {
         let histories: usize = self.registry.pairs.iter().map(Pair::bytes).sum();
         histories + self.models.iter().map(Model::waiting_bytes).sum::<usize>()
+    }
+
+    /// As [`Engine::bytes`], were only the first so many horizons predicted.
+    pub fn bytes_with(&self, horizons: usize) -> usize {
+        let further: usize = self.models.iter().skip(horizons).map(Model::waiting_bytes).sum();
+        self.bytes() - further
     }
 
     /// Sets local time minus UTC (minutes) of an edge, from now on; makes the edge known. Ignored for an edge too many.
@@ -262,6 +271,26 @@ impl Engine {
                 self.registry.admit(edge, function, None, minute);
             }
         }
+    }
+
+    /// Appends everything but the histories.
+    pub(crate) fn put_head(&self, out: &mut Vec<u8>) {
+        self.archetypes.put(out);
+        self.models.iter().for_each(|m| m.put(out));
+        self.clock.put(out);
+        (self.started, self.ticks).put(out);
+        self.counters.put(out);
+        self.registry.put_head(out);
+    }
+
+    /// Takes over everything but the histories; how many of them follow.
+    pub(crate) fn take_head(&mut self, from: &mut Bytes<'_>) -> Option<usize> {
+        self.archetypes = Kept::take(from)?;
+        self.models.iter_mut().try_for_each(|m| m.take(from))?;
+        self.clock = Kept::take(from)?;
+        (self.started, self.ticks) = Kept::take(from)?;
+        self.counters = Kept::take(from)?;
+        self.registry.take_head(from)
     }
 
     /// Ends minute `now`: learns from predictions whose horizon has passed and makes new ones, of every `every`-th

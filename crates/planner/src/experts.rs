@@ -5,6 +5,7 @@ use crate::archetypes::KINDS;
 use crate::config::{Horizon, Part};
 use crate::gaps::Hazard;
 use crate::history::{History, PERIODS};
+use crate::kept::{Bytes, Kept};
 use crate::mixer::{Contexts, INPUTS, Inputs};
 use crate::numeric::{any_of, bin, logits_in_place, shrunk, sigmoid};
 use crate::season_experts::seasons;
@@ -197,6 +198,22 @@ impl Tables {
     pub(crate) fn learn(&mut self, cells: &[u16; TABLES], positive: bool) {
         self.0.iter_mut().zip(cells).for_each(|(t, &c)| t.learn(c as usize, positive));
     }
+}
+
+impl Kept for Tables {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.0.put(out);
+    }
+
+    fn take(from: &mut Bytes<'_>) -> Option<Self> {
+        let tables: Vec<Table> = Kept::take(from)?;
+        tables.iter().map(Table::size).eq(SIZES).then_some(Tables(tables))
+    }
+}
+
+/// Sizes of the tables, in their order.
+pub(crate) const fn table_sizes() -> [usize; TABLES] {
+    SIZES
 }
 
 /// Gaps that the pooled prior of the hazard counts for.

@@ -1,6 +1,8 @@
 //! The times between a function's invocations, and the hazard they imply: given that it has been idle for so long,
 //! how likely is it to be called next?
 
+use crate::kept::{Bytes, Kept, kept};
+
 /// A gap of this many minutes or more separates two bursts; the first call after one is an *onset*.
 pub(crate) const COLD: i64 = 10;
 const RING: usize = 48;
@@ -189,6 +191,21 @@ impl Gaps {
             }
         }
         h
+    }
+}
+
+kept!(Gaps { short, long, onset });
+
+impl Kept for GapRing {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.values.put(out);
+        (self.len, self.next).put(out);
+    }
+
+    fn take(from: &mut Bytes<'_>) -> Option<Self> {
+        let values = Kept::take(from)?;
+        let (len, next): (u8, u8) = Kept::take(from)?;
+        (len as usize <= RING && (next as usize) < RING).then_some(GapRing { values, len, next })
     }
 }
 

@@ -1,6 +1,8 @@
 //! Drift guard: compares the mixed prediction with the plain hazard expert on what came true lately, and falls back to
 //! the latter while it is clearly the better of the two.
 
+use crate::kept::kept;
+
 /// Exponentially averaged log-losses of both.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Guard {
@@ -33,6 +35,8 @@ impl Guard {
         self.n >= 500.0 && self.mixed > self.hazard * MARGIN
     }
 }
+
+kept!(Guard { mixed, hazard, n });
 
 #[cfg(test)]
 mod tests {

@@ -2,6 +2,7 @@
 
 use crate::archetypes::Kinds;
 use crate::gaps::{COLD, Gaps};
+use crate::kept::kept;
 use crate::minutes::{MinuteBits, SPAN};
 use crate::rhythm::{self, Rhythm};
 use crate::seasons::Seasons;
@@ -103,6 +104,23 @@ impl History {
         true
     }
 }
+
+kept!(History {
+    first,
+    last,
+    last_onset,
+    active,
+    intensity,
+    phase_score,
+    rhythm,
+    onsets,
+    searched,
+    last_calls,
+    kinds,
+    minutes,
+    gaps,
+    seasons,
+});
 
 #[cfg(test)]
 mod tests {

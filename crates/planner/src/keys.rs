@@ -1,6 +1,8 @@
 //! Which shard instances a function reads when it runs: decayed counts of at most so many instances per function and
 //! edge.
 
+use crate::kept::kept;
+
 /// An instance and how often it was read, at two forgetting speeds.
 #[derive(Clone, Debug)]
 struct Seen {
@@ -101,6 +103,9 @@ impl Keys {
             .is_some_and(|s| s.slow > 1.0 && s.slow < 0.9 * self.calls_slow)
     }
 }
+
+kept!(Seen { instance, slow, fast });
+kept!(Keys { seen, capacity, calls_slow, calls_fast, as_of });
 
 #[cfg(test)]
 mod tests {

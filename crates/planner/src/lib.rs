@@ -18,6 +18,7 @@
 //! | `schedule` | from probabilities to what is published |
 //! | `explain` | the same in words and numbers, for one function |
 //! | `quality` | the control group, and what published schedules were worth |
+//! | `state`, `kept` | all that is known, as bytes |
 //! | `measure` | baselines, and replays of a cache that acts on predictions: what they are worth |
 //! | `advice` | from what functions read, which shards would serve them better |
 //! | `score` | average precision, recall, Brier score, calibration error |
@@ -33,6 +34,7 @@ mod gaps;
 mod guard;
 mod heat;
 mod history;
+mod kept;
 mod keys;
 pub mod measure;
 mod minutes;
@@ -46,6 +48,7 @@ mod schedule;
 mod score;
 mod season_experts;
 mod seasons;
+mod state;
 mod tables;
 mod transitions;
 mod window;
@@ -57,3 +60,4 @@ pub use explain::{Announcement, Contribution, Explanation, InstanceRead};
 pub use quality::{Execution, Group, Quality, Scored};
 pub use schedule::{EdgeSchedule, ScheduleEntry, ScheduleError, WindowRequest};
 pub use score::{Score, score};
+pub use state::StateError;

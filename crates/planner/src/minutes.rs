@@ -1,5 +1,7 @@
 //! Which of the last 4,096 minutes had an invocation: one bit each.
 
+use crate::kept::kept;
+
 const WORDS: usize = 64;
 /// Number of minutes kept, a little under three days.
 pub(crate) const SPAN: i64 = (WORDS * 64) as i64;
@@ -105,6 +107,8 @@ impl MinuteBits {
         sum
     }
 }
+
+kept!(MinuteBits { words, head });
 
 #[cfg(test)]
 mod tests {

@@ -4,6 +4,7 @@
 //! second, one more set mixes their outputs. Weights are shared by all functions and edges, so that a function with no
 //! history is predicted by what works for functions like it. Step sizes are per weight (AdaGrad with forgetting).
 
+use crate::kept::{Bytes, Kept};
 use crate::numeric::{MAX_LOGIT, sigmoid};
 
 /// Number of inputs of the first layer, padded so that loops over them vectorise.
@@ -126,6 +127,32 @@ impl Mixer {
         }
         let logit = self.second[last].dot(&then.hidden);
         self.second[last].step(&then.hidden, y - sigmoid(logit), RATE_SECOND, MEMORY);
+    }
+}
+
+impl<const N: usize> Kept for Weights<N> {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.w.put(out);
+        self.g2.put(out);
+    }
+
+    fn take(from: &mut Bytes<'_>) -> Option<Self> {
+        Some(Weights { w: Kept::take(from)?, g2: Kept::take(from)? })
+    }
+}
+
+impl Mixer {
+    /// Appends what was learned.
+    pub(crate) fn put(&self, out: &mut Vec<u8>) {
+        self.first.put(out);
+        self.second.put(out);
+    }
+
+    /// Takes over what another mixer of the same shape had learned.
+    pub(crate) fn take(&mut self, from: &mut Bytes<'_>) -> Option<()> {
+        let (first, second): (Vec<Vec<Weights<INPUTS>>>, Vec<Weights<SETS>>) = Kept::take(from)?;
+        let same = first.iter().map(Vec::len).eq(self.first.iter().map(Vec::len));
+        (same && second.len() == self.second.len()).then(|| (self.first, self.second) = (first, second))
     }
 }
 

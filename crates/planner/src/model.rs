@@ -11,6 +11,7 @@ use crate::experts::{
 use crate::guard::Guard;
 use crate::heat::Heat;
 use crate::history::History;
+use crate::kept::{Bytes, Kept};
 use crate::mixer::{Contexts, INPUTS, Inputs, Mixed, Mixer, SETS};
 use crate::numeric::sigmoid;
 
@@ -145,6 +146,26 @@ impl Model {
             self.base_n = (self.base_n + 1.0).min(20_000.0);
             self.base += (f32::from(u8::from(y)) - self.base) / (self.base_n + 50.0);
         }
+    }
+
+    /// Appends what was learned.
+    pub(crate) fn put(&self, out: &mut Vec<u8>) {
+        (self.base, self.base_n).put(out);
+        self.tables.put(out);
+        self.mixer.put(out);
+        self.calibration.put(out);
+        self.guard.put(out);
+        self.heat.put(out);
+    }
+
+    /// Takes over what another model of the same horizon had learned.
+    pub(crate) fn take(&mut self, from: &mut Bytes<'_>) -> Option<()> {
+        (self.base, self.base_n) = Kept::take(from)?;
+        self.tables = Kept::take(from)?;
+        self.mixer.take(from)?;
+        let calibration: Calibration = Kept::take(from)?;
+        (self.guard, self.heat) = Kept::take(from)?;
+        (calibration.contexts() == IDLE_CONTEXTS).then(|| self.calibration = calibration)
     }
 
     /// Memory taken by predictions whose outcome is open.

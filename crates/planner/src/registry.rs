@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::gaps::GapRing;
 use crate::history::History;
+use crate::kept::{Bytes, Kept, kept};
 use crate::keys::Keys;
 use crate::transitions::{Chain, PairRef, RecentOnsets};
 
@@ -281,5 +282,60 @@ impl Registry {
             }
         });
         self.edges[edge as usize].recent = recent;
+    }
+}
+
+kept!(Edge { name, offset, first, recent });
+kept!(Function { name, slots, refs, latest });
+kept!(Pair { edge, function, instance, generation, history, keys, chain, followed });
+
+impl Registry {
+    /// Appends everything but the pairs.
+    pub(crate) fn put_head(&self, out: &mut Vec<u8>) {
+        self.edges.put(out);
+        self.functions.put(out);
+        self.free_functions.put(out);
+        (self.hand, self.generations).put(out);
+        self.evicted.put(out);
+        self.pairs.len().put(out);
+    }
+
+    /// Takes over everything but the pairs; how many of them follow.
+    pub(crate) fn take_head(&mut self, from: &mut Bytes<'_>) -> Option<usize> {
+        self.edges = Kept::take(from)?;
+        self.functions = Kept::take(from)?;
+        self.free_functions = Kept::take(from)?;
+        (self.hand, self.generations) = Kept::take(from)?;
+        self.evicted = Kept::take(from)?;
+        let number = |i: usize| u32::try_from(i).ok();
+        for (i, edge) in self.edges.iter().enumerate() {
+            self.by_edge.insert(edge.name.clone(), number(i)?);
+        }
+        for (i, function) in self.functions.iter().enumerate().filter(|(_, f)| f.refs > 0) {
+            self.by_function.insert(function.name.clone(), number(i)?);
+        }
+        let pairs = Kept::take(from)?;
+        let sound = self.edges.len() <= self.max_edges
+            && self.free_functions.iter().all(|&f| (f as usize) < self.functions.len())
+            && self.functions.iter().flat_map(|f| &f.slots).all(|&s| (s as usize) < pairs);
+        (sound && pairs <= self.max_pairs).then_some(pairs)
+    }
+
+    /// Takes over so many pairs.
+    pub(crate) fn take_pairs(&mut self, from: &mut Bytes<'_>, count: usize) -> Option<()> {
+        for slot in 0..count {
+            let pair = Pair::take(from)?;
+            let known = (pair.edge as usize) < self.edges.len();
+            if !known || pair.function as usize >= self.functions.len() {
+                return None;
+            }
+            let slot = u32::try_from(slot).ok()?;
+            match &pair.instance {
+                Some(i) => self.by_instance.insert((pair.edge, pair.function, i.clone()), slot),
+                None => self.by_pair.insert((pair.edge, pair.function), slot),
+            };
+            self.pairs.push(pair);
+        }
+        Some(())
     }
 }

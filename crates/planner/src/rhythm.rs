@@ -1,5 +1,6 @@
 //! A function's own period: the lag at which its past best repeats.
 
+use crate::kept::kept;
 use crate::minutes::{MinuteBits, SPAN};
 
 const WORDS: usize = (SPAN / 64) as usize;
@@ -75,6 +76,8 @@ pub(crate) fn find(minutes: &MinuteBits, now: i64, age: i64) -> [Rhythm; 2] {
     }
     best
 }
+
+kept!(Rhythm { lag, score });
 
 #[cfg(test)]
 mod tests {

@@ -4,6 +4,8 @@
 //! One 64-bit word per slot, one bit per day, so that a question about all past days at once ("on how many of the
 //! last four same weekdays was it called in these slots?") is a few word operations.
 
+use crate::kept::{Bytes, Kept};
+
 /// Length of a slot in minutes.
 pub(crate) const SLOT: i64 = 5;
 const SLOTS: i64 = 1440 / SLOT;
@@ -185,6 +187,22 @@ impl Seasons {
     /// Number of slots that the local minutes `(after, until]` overlap.
     pub(crate) fn slots(after: i64, until: i64) -> i64 {
         slot_of(until) - slot_of(after + 1) + 1
+    }
+}
+
+impl Kept for Seasons {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.width.put(out);
+        self.bytes.put(out);
+        (self.oldest, self.newest).put(out);
+    }
+
+    fn take(from: &mut Bytes<'_>) -> Option<Self> {
+        let width = u8::take(from)?;
+        let bytes: Box<[u8]> = Kept::take(from)?;
+        let (oldest, newest) = Kept::take(from)?;
+        let sound = [1, 2, 4, 8].contains(&width) && bytes.len() == SLOTS as usize * width as usize;
+        sound.then_some(Seasons { bytes, width, oldest, newest })
     }
 }
 

@@ -2,6 +2,7 @@
 //! over all functions and edges together. They are the pooled prior of the cold start, and they find interactions
 //! that a weighted sum of logits cannot express.
 
+use crate::kept::kept;
 use crate::numeric::shrunk;
 
 /// Outcomes that the base rate counts for in every cell.
@@ -32,6 +33,11 @@ impl Table {
         self.cells.get(cell).map_or(base, |c| shrunk(c.p * c.n, c.n, base, PRIOR))
     }
 
+    /// Number of cells.
+    pub(crate) fn size(&self) -> usize {
+        self.cells.len()
+    }
+
     /// Adds one outcome.
     #[inline]
     pub(crate) fn learn(&mut self, cell: usize, positive: bool) {
@@ -41,6 +47,9 @@ impl Table {
         }
     }
 }
+
+kept!(Cell { p, n });
+kept!(Table { cells, limit });
 
 #[cfg(test)]
 mod tests {

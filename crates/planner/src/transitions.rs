@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use crate::kept::{Bytes, Kept, kept};
 use crate::numeric::bin;
 
 /// Successors remembered per function.
@@ -207,6 +208,20 @@ impl RecentOnsets {
             self.0.pop_front();
         }
         self.0.push_back((minute, who));
+    }
+}
+
+kept!(Link { to, lags });
+kept!(Start { from, minute, lags });
+kept!(Chain { onsets, pause, latest, dice, links, active });
+
+impl Kept for RecentOnsets {
+    fn put(&self, out: &mut Vec<u8>) {
+        self.0.put(out);
+    }
+
+    fn take(from: &mut Bytes<'_>) -> Option<Self> {
+        Kept::take(from).map(RecentOnsets)
     }
 }
 

@@ -139,7 +139,8 @@ pub(super) fn replay(
         progress.at(minute);
     }
     progress.done();
-    let bytes_per_function = engine.bytes() / engine.histories().max(1);
+    // What the replays of caches need besides is no part of what was asked for.
+    let bytes_per_function = engine.bytes_with(plan.horizons.len()) / engine.histories().max(1);
     Ok(Outcome { methods, windows, engine: spent, bytes_per_function })
 }
 

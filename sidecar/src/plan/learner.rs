@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Offset, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
-use foreshard_planner::{Engine, EngineConfig, Execution, Horizon, Invocation, Quality};
+use foreshard_planner::{Engine, EngineConfig, Execution, Horizon, Invocation, Quality, StateError};
+use serde::{Deserialize, Serialize};
 
 use super::catalog::Catalog;
 use super::settings::Settings;
 use crate::clock::Clock;
 
 /// A place in the log: `(logged_xid, id)` in that order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Cursor {
     pub(super) xid: i64,
     pub(super) id: i64,
@@ -63,6 +64,15 @@ const OLD: usize = 60;
 const RECENT: usize = 300;
 const PRESENT: usize = 4_000;
 
+/// Where a learner is in the log, and how the log comes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Place {
+    cursor: Cursor,
+    lag: i64,
+    latest: BTreeMap<String, i64>,
+}
+
 /// The engine and where it is in the log.
 #[derive(Debug)]
 pub(super) struct Learner {
@@ -84,17 +94,39 @@ pub(super) struct Learner {
 
 impl Learner {
     pub(super) fn new(settings: &Settings) -> Self {
+        let engine = Engine::new(Self::config(settings));
+        Self::around(engine.expect("horizons and tick derive from checked settings"), settings)
+    }
+
+    /// One that knows what another knew: `engine` is what that one's engine saved.
+    pub(super) fn restored(settings: &Settings, place: Place, engine: &[u8]) -> Result<Self, StateError> {
+        let engine = Engine::restored(Self::config(settings), engine)?;
+        let mut learner = Self::around(engine, settings);
+        learner.cursor = Some(place.cursor);
+        learner.lag = place.lag.clamp(0, learner.longest_lag);
+        learner.latest = place.latest;
+        Ok(learner)
+    }
+
+    /// Where it is in the log, if it has read any.
+    pub(super) fn place(&self) -> Option<Place> {
+        Some(Place { cursor: self.cursor?, lag: self.lag, latest: self.latest.clone() })
+    }
+
+    fn config(settings: &Settings) -> EngineConfig {
         let window = (settings.window / 60).clamp(1, 360) as u32;
         // The log lags behind the present, so the window to plan begins some way after the last minute known.
         let mut starts = vec![0, window / 4, window / 2, window, window * 2];
         starts.dedup();
-        let config = EngineConfig {
+        EngineConfig {
             horizons: starts.into_iter().map(|after| Horizon { after, until: after + window }).collect(),
             tick_minutes: (settings.every / 60).clamp(1, 15) as u32,
             ..EngineConfig::default()
-        };
+        }
+    }
+
+    fn around(engine: Engine, settings: &Settings) -> Self {
         let longest_lag = (SHIPPING * rate(&settings.clock)).clamp(1.0, 6.0 * 3600.0) as i64;
-        let engine = Engine::new(config).expect("horizons and tick derive from checked settings");
         Learner {
             engine,
             cursor: None,

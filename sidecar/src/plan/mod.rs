@@ -8,6 +8,7 @@ mod listen;
 mod measured;
 mod origin;
 mod settings;
+mod state;
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -39,16 +40,20 @@ pub(crate) async fn run(args: PlanArgs) -> anyhow::Result<()> {
     }
     let mut planner = Planner::new(settings, page);
     if args.once {
-        return planner.once().await;
+        planner.once().await?;
+        planner.save();
+        return Ok(());
     }
     let stop = stop_signal();
-    tokio::select! {
+    let result = tokio::select! {
         result = planner.forever() => result,
         _ = stop => {
             info!("stopping");
             Ok(())
         }
-    }
+    };
+    planner.save();
+    result
 }
 
 async fn stop_signal() {
@@ -72,6 +77,8 @@ const CATALOG_AGE: Duration = Duration::from_secs(2);
 const SUMMARY_EVERY: Duration = Duration::from_secs(60);
 /// How often the execution log is kept within its retention, in real time.
 const MAINTAIN_EVERY: Duration = Duration::from_secs(3600);
+/// How often what was learned is written to the file that keeps it, in real time.
+const SAVE_EVERY: Duration = Duration::from_secs(300);
 const MOST_ENTRIES: usize = 5_000;
 
 struct Planner {
@@ -88,6 +95,9 @@ struct Planner {
     /// Whether the origin has refused to take measures, which is told once.
     unreported: bool,
     page: Page,
+    /// Which database the learner learned from.
+    learned_from: String,
+    saved: Instant,
 }
 
 /// A connection that works, and what was read through it.
@@ -113,6 +123,8 @@ impl Planner {
             withheld_total: 0,
             unreported: false,
             page,
+            learned_from: String::new(),
+            saved: Instant::now(),
         }
     }
 
@@ -168,6 +180,7 @@ impl Planner {
     async fn catch_up(&mut self, session: &mut Session) -> Result<(), Failure> {
         let begun = Instant::now();
         let now = self.settings.clock.now();
+        self.recall(&session.origin).await?;
         self.learner.quality.draw(session.origin.salt().await?);
         self.learner.locate(&session.catalog, now);
         let rows = if self.learner.cursor().is_none() {
@@ -177,6 +190,47 @@ impl Planner {
         };
         info!(rows, histories = self.learner.engine().histories(), took = ?begun.elapsed(), "learned from the execution log");
         Ok(())
+    }
+
+    /// Takes over what was kept, before anything is learned; and learns anew when the origin is another one than before.
+    async fn recall(&mut self, origin: &Origin) -> Result<(), Failure> {
+        let (identity, latest) = origin.identity().await?;
+        if self.learned_from == identity && self.learner.cursor().is_none_or(|c| c.xid < latest) {
+            return Ok(());
+        }
+        if self.learner.cursor().is_some() {
+            warn!(
+                "this is another origin than before, or one restored to an earlier state: learning from its log"
+            );
+            self.learner = Learner::new(&self.settings);
+        }
+        self.learned_from = identity;
+        let Some(path) = &self.settings.state else { return Ok(()) };
+        match state::load(path, &self.settings, &self.learned_from, latest) {
+            Ok(None) => {}
+            Ok(Some(learner)) => {
+                info!(histories = learner.engine().histories(), "going on from {}", path.display());
+                self.learner = learner;
+            }
+            Err(reason) => warn!("{} is of no use, learning from the log: {reason}", path.display()),
+        }
+        Ok(())
+    }
+
+    fn save_sometimes(&mut self) {
+        if self.saved.elapsed() > SAVE_EVERY {
+            self.save();
+        }
+    }
+
+    /// Writes what was learned to the file that keeps it, if there is one.
+    fn save(&mut self) {
+        let Some(path) = &self.settings.state else { return };
+        self.saved = Instant::now();
+        match tokio::task::block_in_place(|| state::save(path, &self.learner, &self.learned_from)) {
+            Ok(bytes) => debug!(bytes, "state written to {}", path.display()),
+            Err(error) => warn!("state can't be written to {}: {error}", path.display()),
+        }
     }
 
     async fn round(&mut self, session: &mut Session) -> Result<(), Failure> {
@@ -193,6 +247,7 @@ impl Planner {
         let rows = session.origin.increment(&mut self.learner, now).await?;
         self.learner.settle(now);
         if !session.leading {
+            self.save_sometimes();
             self.page.show(&self.metrics(false, 0, begun.elapsed(), now));
             if !std::mem::replace(&mut session.waiting_told, true) {
                 info!("another planner is leading; learning along until it is gone");
@@ -212,6 +267,7 @@ impl Planner {
             }
         }
         self.report(session).await?;
+        self.save_sometimes();
         let took = begun.elapsed();
         self.page.show(&self.metrics(true, published, took, now));
         debug!(rows, published, ?took, now = %now, "round");

@@ -204,6 +204,18 @@ impl Origin {
         Ok(within("drawing the control group", ask).await?.get::<_, i64>(0) as u64)
     }
 
+    /// Which database this is, and a transaction id that it has not given out yet.
+    pub(super) async fn identity(&self) -> Result<(String, i64), Failure> {
+        let ask = self.client.query_one(
+            "SELECT s.system_identifier::text || '/' || d.oid::text,
+                 pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::numeric::bigint
+             FROM pg_catalog.pg_control_system() AS s, pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database()",
+            &[],
+        );
+        let row = within("asking which database this is", ask).await?;
+        Ok((row.try_get(0)?, row.try_get(1)?))
+    }
+
     /// Writes down what schedules were worth and what was withheld.
     pub(super) async fn report(&self, measures: &Value, withheld: &Value) -> Result<(), Failure> {
         let report = "SELECT foreshard.report_quality($1, $2)";

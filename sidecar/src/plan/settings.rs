@@ -48,6 +48,9 @@ pub(crate) struct PlanArgs {
     /// Where to answer /metrics, /live and /ready, as in 127.0.0.1:9188.
     #[arg(long, env = "FORESHARD_PLAN_LISTEN", value_name = "ADDR:PORT")]
     pub(crate) listen: Option<String>,
+    /// File that keeps what was learned over restarts; without it, or when it is of no use, the log tells it again.
+    #[arg(long, env = "FORESHARD_PLAN_STATE", value_name = "FILE")]
+    pub(crate) state: Option<PathBuf>,
     /// Time zone of an edge, as in ams1=Europe/Amsterdam; else it follows from the edge's longitude.
     #[arg(long = "timezone", value_name = "EDGE=ZONE")]
     pub(crate) timezones: Vec<String>,
@@ -66,6 +69,7 @@ struct File {
     history_days: Option<i64>,
     control: Option<f64>,
     listen: Option<String>,
+    state: Option<PathBuf>,
     timezones: BTreeMap<String, String>,
 }
 
@@ -86,6 +90,7 @@ pub(crate) struct Settings {
     /// Share of the decisions that are withheld, 0..=0.5.
     pub(crate) control: f64,
     pub(crate) listen: Option<SocketAddr>,
+    pub(crate) state: Option<PathBuf>,
     pub(crate) timezones: BTreeMap<String, Tz>,
 }
 
@@ -174,6 +179,7 @@ impl Settings {
                 history: chrono::TimeDelta::days(days),
                 control,
                 listen,
+                state: args.state.clone().or(file.state),
                 timezones,
             }),
             _ => Err(Mistakes(mistakes)),

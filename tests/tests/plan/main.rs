@@ -6,3 +6,4 @@ mod learning;
 mod maintenance;
 mod measures;
 mod shop;
+mod state;

@@ -5,6 +5,7 @@ mod calibration;
 mod cold_start;
 mod honesty;
 mod hostile;
+mod restart;
 mod scale;
 mod schedules;
 mod trace;

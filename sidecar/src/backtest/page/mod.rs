@@ -66,7 +66,11 @@ fn gains(report: &Report) -> String {
     for (class, m) in report.methods.iter().enumerate() {
         if let Some(gains) = &m.cache {
             let mut points = vec![(0.0, 0.0)];
-            points.extend(gains.curve.iter().map(|p| (p.overhead, p.removed)).take_while(|p| p.0 <= 1.5));
+            let within = gains.curve.iter().filter(|p| p.overhead <= UNIT.1);
+            points.extend(within.map(|p| (p.overhead, p.removed)));
+            if gains.curve.iter().any(|p| p.overhead > UNIT.1) {
+                points.push((UNIT.1, gains.removed[2]));
+            }
             lines.push(Line { name: m.method.to_owned(), class, points });
         }
     }
@@ -142,22 +146,30 @@ fn over_time(cold: &[Said], plan: &Plan, trace: &Trace) -> String {
         class,
         points: stretches.iter().map(|s| (s.from as f64, of(s))).collect(),
     };
-    let highest = stretches.iter().map(|s| s.said.max(s.true_share).max(s.ap)).fold(0.05, f64::max) * 1.05;
-    let plot = Plot {
-        title: "Drift: cold windows over time",
-        x: "minute",
-        y: "share",
-        x_range: (span.0 as f64, span.1 as f64),
-        y_range: (0.0, (highest * 5.0).ceil() / 5.0),
-        diagonal: false,
-        lines: vec![
-            line("average precision", 0, &|s| s.ap),
-            line("said, mean", 1, &|s| s.said),
-            line("came true", 2, &|s| s.true_share),
-        ],
-        caption: "Where what is said and what comes true part, the trace changed faster than the model follows.",
+    let plot = |title, y, lines: Vec<Line>, caption| {
+        let highest = lines.iter().flat_map(|l| &l.points).map(|p| p.1).fold(0.0, f64::max);
+        let (x_range, y_range) = ((span.0 as f64, span.1 as f64), (0.0, round_above(highest)));
+        Plot { title, x: "minute", y, x_range, y_range, diagonal: false, lines, caption }.html()
     };
-    plot.html()
+    let calls = plot(
+        "Drift: what is said and what comes true",
+        "share of cold windows",
+        vec![line("said, mean", 1, &|s| s.said), line("came true", 2, &|s| s.true_share)],
+        "Where the two part, the trace changed faster than the model follows.",
+    );
+    let ranking = plot(
+        "Drift: how well it ranks",
+        "average precision, cold windows",
+        vec![line("average precision", 0, &|s| s.ap)],
+        "Where it falls, past and present have less in common.",
+    );
+    calls + &ranking
+}
+
+/// The least of 1, 2, 5, 10, 20, … (or tenths, hundredths, … of it) that is not below `value`.
+fn round_above(value: f64) -> f64 {
+    let decade = 10f64.powf(value.clamp(1e-6, 1e6).log10().floor());
+    [1.0, 2.0, 5.0, 10.0].map(|step| step * decade).into_iter().find(|&r| r >= value * 0.999).unwrap_or(1.0)
 }
 
 #[cfg(test)]
@@ -166,6 +178,14 @@ mod tests {
 
     use super::*;
     use crate::backtest::replay::replay;
+
+    #[test]
+    fn axes_end_at_round_numbers() {
+        let ends = [0.03, 0.4, 0.05, 1.0, 0.0].map(round_above);
+        for (end, round) in ends.into_iter().zip([0.05, 0.5, 0.05, 1.0, 1e-6]) {
+            assert!((end - round).abs() < round * 1e-6, "{end} for {round}");
+        }
+    }
 
     #[test]
     fn the_page_shows_every_measure_and_nothing_unescaped() {
