@@ -103,9 +103,11 @@ CREATE FUNCTION foreshard.follow_ddl() RETURNS event_trigger
         altered oid;
         followed text;
     BEGIN
-        FOR altered IN SELECT DISTINCT c.objid FROM pg_event_trigger_ddl_commands() c
+        -- What is done to the columns of a table is done to its partitions as well.
+        FOR altered IN SELECT DISTINCT r.oid FROM pg_event_trigger_ddl_commands() c,
+                LATERAL (SELECT c.objid UNION SELECT t.relid FROM pg_partition_tree(c.objid) t) AS r(oid)
             WHERE c.classid = 'pg_class'::regclass AND EXISTS (SELECT FROM foreshard.shard s
-                WHERE s.source = c.objid OR s.source_name = foreshard.qualified_name(c.objid))
+                WHERE s.source = r.oid OR s.source_name = foreshard.qualified_name(r.oid))
         LOOP
             PERFORM foreshard.take_over(altered);
             PERFORM foreshard.follow_table(altered);
@@ -115,7 +117,7 @@ CREATE FUNCTION foreshard.follow_ddl() RETURNS event_trigger
             WHERE tg_tag IN ('ALTER SCHEMA', 'ALTER TYPE') OR EXISTS (
                 SELECT FROM foreshard.shard_source d, pg_event_trigger_ddl_commands() c
                 WHERE d.shard = q.shard AND c.classid = 'pg_class'::regclass
-                    AND (d.source = c.objid OR d.source_name = foreshard.qualified_name(c.objid)))
+                    AND (d.source = c.objid OR d.source IN (SELECT t.relid FROM pg_partition_tree(c.objid) t) OR d.source_name = foreshard.qualified_name(c.objid)))
             -- What never fitted says nothing of what it reads.
             OR s.defect IS NOT NULL AND NOT EXISTS (SELECT FROM foreshard.shard_source d WHERE d.shard = q.shard)
         LOOP

@@ -1,5 +1,7 @@
 //! Follows the change stream: creates or resumes the slot, hands every frame to the core, acknowledges what is applied.
 
+#[cfg(test)]
+mod fuzz;
 mod past;
 mod replication;
 mod slot;

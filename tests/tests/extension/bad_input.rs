@@ -79,6 +79,7 @@ pub(crate) fn calls() -> Vec<(String, S, &'static str)> {
         S::INVALID_PARAMETER_VALUE,
         "exclude each other",
     );
+    add("SELECT foreshard.drop_shard(repeat('x', 1000000))", S::UNDEFINED_OBJECT, "does not exist");
     add("SELECT foreshard.drop_shard('nope')", S::UNDEFINED_OBJECT, "nope");
     add("SELECT foreshard.drop_shard(NULL)", S::NULL_VALUE_NOT_ALLOWED, "NULL");
 
@@ -178,6 +179,7 @@ pub(crate) fn calls() -> Vec<(String, S, &'static str)> {
     add("SELECT foreshard.map_function('f', NULL)", S::NULL_VALUE_NOT_ALLOWED, "NULL");
     add("SELECT foreshard.map_function('f', '{s,NULL}')", S::NULL_VALUE_NOT_ALLOWED, "NULL");
     add("SELECT foreshard.map_function(NULL, '{s}')", S::NULL_VALUE_NOT_ALLOWED, "NULL");
+    add("SELECT foreshard.map_function(repeat('x', 1000000), '{s}')", S::INVALID_NAME, "256 bytes");
     add("SELECT foreshard.map_function('', '{s}')", S::INVALID_NAME, "256 bytes");
     add("SELECT foreshard.map_function(repeat('x', 257), '{s}')", S::INVALID_NAME, "256 bytes");
     add(
@@ -189,6 +191,7 @@ pub(crate) fn calls() -> Vec<(String, S, &'static str)> {
 
     // Edges.
     add("SELECT foreshard.create_edge('jfk')", S::DUPLICATE_OBJECT, "already exists");
+    add("SELECT foreshard.create_edge(repeat('x', 1000000))", S::INVALID_NAME, "63 bytes");
     add("SELECT foreshard.create_edge('')", S::INVALID_NAME, "63 bytes");
     add("SELECT foreshard.create_edge(NULL)", S::NULL_VALUE_NOT_ALLOWED, "NULL");
     add("SELECT foreshard.create_edge('x', 91, 0)", S::NUMERIC_VALUE_OUT_OF_RANGE, "latitude");

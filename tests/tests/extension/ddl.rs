@@ -302,6 +302,14 @@ async fn partitions_come_and_go() -> Result<()> {
     assert_eq!(origin.after("ALTER TABLE root DETACH PARTITION west").await?, ["root Whole(Ddl)"]);
     assert_eq!(origin.after("INSERT INTO west (id, region, n) VALUES (5, 'west', 1)").await?, ["west 5"]);
     assert_eq!(origin.after("ALTER TABLE root ADD COLUMN z int").await?, ddl);
+    // The shard of a partition follows what is done at the root.
+    let attach =
+        "ALTER TABLE west ADD COLUMN z int; ALTER TABLE root ATTACH PARTITION west FOR VALUES IN ('west')";
+    origin.after(attach).await?;
+    origin.after("ALTER TABLE root RENAME id TO ident").await?;
+    assert_eq!(origin.after("INSERT INTO root VALUES (7, 'west', 1)").await?, ["root 7", "west 7"]);
+    assert_eq!(origin.rows("west?ident=7").await?, ["1|west|7|-"]);
+    origin.after("ALTER TABLE root RENAME ident TO id; ALTER TABLE root DETACH PARTITION west").await?;
     assert_eq!(origin.after("INSERT INTO root VALUES (6, 'east', 1)").await?, ["root 6"]);
     Ok(())
 }

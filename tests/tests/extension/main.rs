@@ -3,14 +3,17 @@
 mod api;
 mod bad_input;
 mod bad_queries;
+mod changes;
 mod ddl;
 mod decoding;
 mod deltas;
+mod differential;
 mod errors;
 mod failures;
 mod fuzz;
 mod glance;
 mod health;
+mod hostile;
 mod isolation;
 mod lifecycle;
 mod log;
