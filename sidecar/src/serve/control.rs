@@ -58,6 +58,11 @@ async fn converse(
     let mut ship = interval(config.log_interval);
     ship.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut previous = Lsn::ZERO;
+    // Before anything is written there: what this sidecar writes would make the log of an origin that was restored to an older state
+    // look as long as the one that was streamed.
+    if let Err(error) = beat(config, shared, client, &mut previous).await {
+        return error;
+    }
     // Definitions may have to be read again at once, and again, until all that had committed is visible.
     let mut pause = LOAD_PAUSE;
     loop {
