@@ -72,7 +72,8 @@ async fn main() -> Result<()> {
 
 /// A fresh cluster with the extension, as an administrator would set it up (commits are flushed for real).
 async fn cluster(server: &Server) -> Result<Cluster> {
-    let options = ClusterOptions { fsync: true, ..ClusterOptions::on(server.clone()) }.setting("shared_buffers", "1GB");
+    let options =
+        ClusterOptions { fsync: true, ..ClusterOptions::on(server.clone()) }.setting("shared_buffers", "1GB");
     let cluster = options.start().await?;
     cluster.connect().await?.batch_execute("CREATE EXTENSION foreshard").await?;
     Ok(cluster)
