@@ -46,9 +46,15 @@ impl Build {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.current_dir(&self.workspace).env("CARGO_TARGET_DIR", &self.target);
         if !self.hidden.is_empty() {
-            let flags =
-                self.hidden.iter().map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()));
-            cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.collect::<Vec<_>>().join("\u{1f}"));
+            let flags = |flag: &str, between: &str| {
+                let each = self.hidden.iter().map(|(from, to)| format!("{flag}={}={to}", from.display()));
+                each.collect::<Vec<_>>().join(between)
+            };
+            cargo.env("CARGO_ENCODED_RUSTFLAGS", flags("--remap-path-prefix", "\u{1f}"));
+            // Libraries in C tell in their errors where they come from, too.
+            for compiler in ["CFLAGS", "CXXFLAGS"] {
+                cargo.env(compiler, flags("-ffile-prefix-map", " "));
+            }
         }
         cargo
     }
@@ -58,7 +64,8 @@ impl Build {
         self.target.join(if release { "release" } else { "debug" })
     }
 
-    /// Refuses a binary that names a folder that this build hides.
+    /// Refuses a binary that names a folder that this build hides. What only a debugger reads has to be gone: the C compiler
+    /// notes its folders there.
     pub(crate) fn check(&self, binary: &Path) -> Result<()> {
         let content = fs::read(binary).with_context(|| binary.display().to_string())?;
         for (folder, _) in &self.hidden {

@@ -47,9 +47,14 @@ impl Tree {
         Ok(Self { root, conffiles: Vec::new() })
     }
 
+    /// Where a file of the package lies until it is packed.
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
     /// A file, by its path on the machine that it is installed on.
     pub(crate) fn file(&self, path: &str, mode: u32, content: &[u8]) -> Result<PathBuf> {
-        let target = self.root.join(path.trim_start_matches('/'));
+        let target = self.path(path);
         let folder = target.parent().context("a file lies in a folder")?;
         fs::create_dir_all(folder)?;
         for folder in folder.ancestors().take_while(|folder| folder.starts_with(&self.root)) {
@@ -152,7 +157,7 @@ impl Tree {
         let mut needs = Command::new("dpkg-shlibdeps");
         // PostgreSQL's own functions are in no library: the server that loads the extension has them.
         needs.current_dir(&source).args(["-O", "--ignore-missing-info", "--warnings=0"]);
-        let said = run(needs.arg(format!("-e{}", self.root.join(path.trim_start_matches('/')).display())))?;
+        let said = run(needs.arg(format!("-e{}", self.path(path).display())))?;
         fs::remove_dir_all(&source)?;
         let said = said.trim().strip_prefix("shlibs:Depends=").unwrap_or_default();
         ensure!(!said.is_empty(), "dpkg-shlibdeps names no library that {path} needs");

@@ -32,6 +32,14 @@ pub(crate) struct Request {
 /// File name of the extension's library.
 const LIBRARY: &str = "foreshard.so";
 
+/// Where the sidecar's package puts its program.
+const PROGRAM: &str = "/usr/bin/foreshard";
+
+/// Where the package for a major puts the library: where Debian's and PGDG's servers look, wherever the one was that it was built with.
+fn library(major: u32) -> String {
+    format!("/usr/lib/postgresql/{major}/lib/{LIBRARY}")
+}
+
 const EXTENSION: &str = "foreshard shares logical shards of tables (whole tables, rows that satisfy a
 predicate, instances by key, results of queries) with edge locations, and
 streams what changes them through logical decoding, so that functions there
@@ -56,20 +64,21 @@ pub(crate) fn run(request: &Request) -> Result<()> {
     let out = fs::canonicalize(&out)?;
     let build = Build::to_give_away(out.join("build"))?;
     let (package, about) = match &request.content {
-        Content::Extension { pg_config, tree } => {
-            let server = install::Server::of(pg_config)?;
-            let tree = match tree {
-                Some(tree) => tree.clone(),
-                None => build_extension(&build, &server, pg_config, &out)?,
-            };
-            extension(&workspace, &server, &tree, &out)?
+        Content::Extension { pg_config, tree: Some(tree) } => {
+            extension(&workspace, &install::Server::of(pg_config)?, tree, &out)?
         }
-        Content::Sidecar { binary } => {
-            let binary = match binary {
-                Some(binary) => binary.clone(),
-                None => build_sidecar(&build)?,
-            };
-            sidecar(&workspace, &binary, &out)?
+        Content::Extension { pg_config, tree: None } => {
+            let server = install::Server::of(pg_config)?;
+            let tree = build_extension(&build, &server, pg_config, &out)?;
+            let made = extension(&workspace, &server, &tree, &out)?;
+            build.check(&made.0.path(&library(server.major)))?;
+            made
+        }
+        Content::Sidecar { binary: Some(binary) } => sidecar(&workspace, binary, &out)?,
+        Content::Sidecar { binary: None } => {
+            let made = sidecar(&workspace, &build_sidecar(&build)?, &out)?;
+            build.check(&made.0.path(PROGRAM))?;
+            made
         }
     };
     package.documents(&about, &workspace)?;
@@ -83,7 +92,6 @@ fn build_extension(build: &Build, server: &install::Server, pg_config: &Path, ou
     let request =
         install::Request { pg_config: pg_config.to_owned(), release: true, destdir: Some(tree.clone()) };
     install::run(&request, build)?;
-    build.check(&server.library_dir(Some(&tree)).join(LIBRARY))?;
     Ok(tree)
 }
 
@@ -91,17 +99,14 @@ fn build_sidecar(build: &Build) -> Result<PathBuf> {
     let mut cargo = build.cargo();
     cargo.args(["build", "--locked", "--release", "--package", "sidecar"]);
     ensure!(cargo.status()?.success(), "building the sidecar failed");
-    let binary = build.made(true).join("foreshard");
-    build.check(&binary)?;
-    Ok(binary)
+    Ok(build.made(true).join("foreshard"))
 }
 
 fn extension(workspace: &Path, server: &install::Server, tree: &Path, out: &Path) -> Result<(Tree, About)> {
     let major = server.major;
     let name = format!("postgresql-{major}-foreshard");
     let package = Tree::at(out.join(&name))?;
-    // Where Debian's and PGDG's servers look, wherever the server was that this was built with.
-    let library = format!("/usr/lib/postgresql/{major}/lib/{LIBRARY}");
+    let library = library(major);
     package.binary(&library, 0o644, &server.library_dir(Some(tree)).join(LIBRARY))?;
     let scripts = server.extension_dir(Some(tree));
     for entry in fs::read_dir(&scripts).with_context(|| scripts.display().to_string())? {
@@ -131,8 +136,7 @@ fn sidecar(workspace: &Path, binary: &Path, out: &Path) -> Result<(Tree, About)>
     let texts = workspace.join("packaging/sidecar");
     let text = |name: &str| fs::read(texts.join(name)).with_context(|| format!("packaging/sidecar/{name}"));
     let mut package = Tree::at(out.join("foreshard"))?;
-    let program = "/usr/bin/foreshard";
-    package.binary(program, 0o755, binary)?;
+    package.binary(PROGRAM, 0o755, binary)?;
     for unit in ["foreshard.service", "foreshard-plan.service"] {
         package.file(&format!("/usr/lib/systemd/system/{unit}"), 0o644, &text(unit)?)?;
     }
@@ -146,7 +150,7 @@ fn sidecar(workspace: &Path, binary: &Path, out: &Path) -> Result<(Tree, About)>
     pages(&package, workspace, "/usr/share/doc/foreshard", &["operations", "reference-http", "planner"])?;
     let about = About {
         name: "foreshard".to_owned(),
-        depends: format!("adduser, {}", package.needs(program)?),
+        depends: format!("adduser, {}", package.needs(PROGRAM)?),
         summary: "rows next to edge functions before they run, never stale".to_owned(),
         description: SIDECAR,
     };
