@@ -148,8 +148,8 @@ async fn relay(near: TcpStream, target: SocketAddr, line: Line) -> std::io::Resu
     Ok(())
 }
 
-/// A delay line: chunks are stamped as they are read and written when they are due, so that the delay of one does not add
-/// to the delay of the next.
+/// A delay line: chunks are stamped as they are read and written when they are due and the line has room, so that the delay of
+/// one does not add to the delay of the next.
 async fn one_direction(
     mut read: OwnedReadHalf,
     mut write: OwnedWriteHalf,
@@ -165,19 +165,20 @@ async fn one_direction(
         }
     };
     let writing = async move {
+        // When the line has room again, where its rate is limited.
+        let mut free = Instant::now();
         while let Some((at, chunk)) = due.recv().await {
-            tokio::time::sleep_until(at).await;
-            if state.wait_for(|state| *state != State::Stalled).await.is_err() {
-                return;
-            }
             let limited = rate.borrow().is_some();
             for piece in chunk.chunks(if limited { PIECE } else { CHUNK }) {
+                tokio::time::sleep_until(at.max(free)).await;
+                if state.wait_for(|state| *state != State::Stalled).await.is_err() {
+                    return;
+                }
                 if write.write_all(piece).await.is_err() {
                     return;
                 }
-                let limit = *rate.borrow();
-                if let Some(limit) = limit {
-                    tokio::time::sleep(Duration::from_secs_f64(piece.len() as f64 / limit as f64)).await;
+                if let Some(limit) = *rate.borrow() {
+                    free = Instant::now() + Duration::from_secs_f64(piece.len() as f64 / limit as f64);
                 }
             }
         }
