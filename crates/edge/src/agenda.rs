@@ -2,9 +2,10 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use foreshard_protocol::{InstanceId, Schedule};
+use foreshard_protocol::{InstanceId, Schedule, ScheduleEntry};
 
 use crate::agent::costs::Costs;
+use crate::agent::exploration::{self, Candidate};
 use crate::agent::trust::Trust;
 use crate::definitions::{Definitions, FunctionShard};
 
@@ -29,6 +30,8 @@ struct Want {
     /// It was fetched while it was wanted, and it was served since.
     fetched: bool,
     used: bool,
+    /// It is not believed enough, and tried all the same.
+    explored: bool,
 }
 
 /// Waiting saved per byte, so that it can be ordered: the bits of a positive number have its order.
@@ -98,16 +101,20 @@ impl Agenda {
     ) -> u64 {
         self.schedules.retain(|schedule| schedule.ends_at > trace_now);
         let mut wanted: HashMap<Arc<str>, Want> = HashMap::new();
-        let mut dropped = 0;
+        let (mut dropped, mut below) = (0, Vec::new());
         let trust = self.trust.factor();
         let current = self.in_force(trace_now);
         let coming =
             self.in_force(trace_now + lead).filter(|coming| current.is_none_or(|c| c.id != coming.id));
         let schedules = current.into_iter().chain(coming);
-        for (entry, until) in schedules.flat_map(|s| s.entries.iter().map(move |entry| (entry, s.ends_at))) {
+        let mut drawn_for = 0;
+        let entries = schedules.flat_map(|s| s.entries.iter().map(move |entry| (entry, s.ends_at, s.id)));
+        for (entry, until, schedule) in entries {
+            drawn_for = schedule;
             let believed = entry.confidence * trust;
             if !(believed > terms.min_confidence && entry.confidence <= 1.0) {
                 dropped += 1;
+                below.extend(candidates(entry, until, terms.costs, definitions));
                 continue;
             }
             for text in &entry.shard_list {
@@ -118,7 +125,8 @@ impl Agenda {
                     {
                         let confidence = entry.confidence;
                         let rank = rank(terms.costs.density(&id.shard, believed));
-                        let fresh = Want { confidence, rank, until, fetched: false, used: false };
+                        let fresh =
+                            Want { confidence, rank, until, fetched: false, used: false, explored: false };
                         let want = wanted.entry(id.to_string().into()).or_insert(fresh);
                         let until = want.until.max(until);
                         if confidence > want.confidence {
@@ -136,6 +144,12 @@ impl Agenda {
             dropped += (ranked.len() - MAX_WANTED) as u64;
             ranked.truncate(MAX_WANTED);
             wanted = ranked.into_iter().collect();
+        }
+        let paying = wanted.keys().map(|instance| terms.costs.bytes(shard_of(instance))).sum();
+        for Candidate { instance, confidence, until, .. } in exploration::drawn(below, drawn_for, paying) {
+            let rank = rank(terms.costs.density(shard_of(&instance), confidence * trust));
+            let tried = Want { confidence, rank, until, fetched: false, used: false, explored: true };
+            wanted.entry(instance).or_insert(tried);
         }
         self.todo = wanted
             .iter()
@@ -169,18 +183,19 @@ impl Agenda {
         self.todo.insert((Reverse(self.rank(instance)), instance.clone()));
     }
 
-    /// A copy was fetched because a schedule wanted it.
-    pub(crate) fn fetched(&mut self, instance: &str) {
-        if let Some(want) = self.wanted.get_mut(instance) {
+    /// A copy was fetched because a schedule wanted it. Whether that was only a try.
+    pub(crate) fn fetched(&mut self, instance: &str) -> bool {
+        self.wanted.get_mut(instance).is_some_and(|want| {
             want.fetched = true;
-        }
+            want.explored
+        })
     }
 
-    /// A copy was served.
-    pub(crate) fn used(&mut self, instance: &str) {
-        if let Some(want) = self.wanted.get_mut(instance) {
-            want.used = true;
-        }
+    /// A copy was served. Whether it was there because of a try that nobody had profited from yet.
+    pub(crate) fn used(&mut self, instance: &str) -> bool {
+        self.wanted
+            .get_mut(instance)
+            .is_some_and(|want| !std::mem::replace(&mut want.used, true) && want.fetched && want.explored)
     }
 
     /// How much waiting per byte a copy of this instance is expected to save; zero if it is not wanted.
@@ -209,7 +224,7 @@ impl Agenda {
             self.schedules.iter().filter(|s| s.starts_at > trace_now && s.starts_at <= trace_now + lead);
         let coming = coming.min_by_key(|schedule| schedule.starts_at)?;
         let shards = coming.entries.iter().flat_map(|entry| &entry.shard_list);
-        let bytes = |text: &str| costs.bytes(text.split('?').next().unwrap_or_default());
+        let bytes = |text: &str| costs.bytes(shard_of(text));
         Some(shards.fold((0, 0), |(count, sum), text| (count + 1, sum + bytes(text))))
     }
 
@@ -223,6 +238,27 @@ impl Agenda {
     }
 }
 
+/// The shard of an instance id.
+fn shard_of(instance: &str) -> &str {
+    instance.split('?').next().unwrap_or_default()
+}
+
+/// What of an entry that is not believed enough may be tried: what its function may read, and whose size is known.
+fn candidates<'a>(
+    entry: &'a ScheduleEntry,
+    until: i64,
+    costs: &'a Costs,
+    definitions: &'a Definitions,
+) -> impl Iterator<Item = Candidate> + 'a {
+    let confidence = entry.confidence;
+    let sane = confidence > 0.0 && confidence <= 1.0;
+    entry.shard_list.iter().filter(move |_| sane).filter_map(move |text| {
+        let bytes = costs.bytes_at_most(shard_of(text))?;
+        let id = text.parse().ok().filter(|id| readable(definitions, &entry.function_id, id))?;
+        Some(Candidate { instance: id.to_string().into(), confidence, until, bytes })
+    })
+}
+
 fn readable(definitions: &Definitions, function: &str, id: &InstanceId) -> bool {
     match definitions.function_shard(function, &id.shard) {
         FunctionShard::Mapped(def) => def.key.iter().eq(id.key.iter().map(|part| &part.column)),
@@ -232,7 +268,7 @@ fn readable(definitions: &Definitions, function: &str, id: &InstanceId) -> bool 
 
 #[cfg(test)]
 mod tests {
-    use foreshard_protocol::{CatalogSnapshot, Lsn, Mapping, ScheduleEntry, ShardDef, Snapshot};
+    use foreshard_protocol::{CatalogSnapshot, Lsn, Mapping, ShardDef, Snapshot};
 
     use super::*;
 
@@ -288,6 +324,64 @@ mod tests {
         agenda.add(schedule(1, (0, 100), entries), 0);
         assert_eq!(agenda.recompute(0, 0, &terms(&Costs::new()), &definitions(), |_| false), 3);
         assert_eq!(line(&mut agenda), ["a", "b?k=1"]);
+    }
+
+    /// What comes of schedules of one window each, that claim this and whose instances are all used, or none.
+    fn after(agenda: &mut Agenda, windows: std::ops::Range<i64>, claimed: f64, used: bool) -> usize {
+        let mut costs = Costs::new();
+        costs.copy("b", 2_000);
+        let mut fetched = 0;
+        for id in windows {
+            let instances: Vec<String> = (0..100).map(|k| format!("b?k={}", id * 100 + k)).collect();
+            let names: Vec<&str> = instances.iter().map(String::as_str).collect();
+            let entries: Vec<(&str, &[&str], f64)> =
+                names.iter().map(|name| ("f", std::slice::from_ref(name), claimed)).collect();
+            agenda.add(schedule(id, (id * 100, id * 100 + 100), &entries), id * 100);
+            let terms = Terms { min_confidence: 0.2, costs: &costs };
+            agenda.recompute(id * 100, 0, &terms, &definitions(), |_| false);
+            for instance in line(agenda) {
+                fetched += 1;
+                agenda.fetched(&instance);
+                if used {
+                    agenda.used(&instance);
+                }
+            }
+        }
+        fetched
+    }
+
+    #[test]
+    fn a_planner_that_was_wrong_for_long_is_tried_and_believed_again() {
+        let mut agenda = Agenda::default();
+        // What became of a window is known when the next but one begins.
+        assert_eq!(after(&mut agenda, 0..2, 0.9, false), 200);
+        let tried = after(&mut agenda, 2..12, 0.9, false);
+        assert!(agenda.trust() < 0.2 / 0.9, "nothing of it is carried out any more: {}", agenda.trust());
+        assert_eq!(tried, 80, "and little is tried");
+        let carried_out = after(&mut agenda, 12..150, 0.9, true);
+        assert!(agenda.trust() > 0.8 && carried_out > 5_000, "{} {carried_out}", agenda.trust());
+    }
+
+    #[test]
+    fn what_is_tried_is_no_more_than_a_fiftieth_of_what_pays() {
+        let mut costs = Costs::new();
+        costs.copy("b", 1_000);
+        let instances: Vec<String> = (0..10_000).map(|k| format!("b?k={k}")).collect();
+        let names: Vec<&str> = instances.iter().map(String::as_str).collect();
+        let (paying, below) = names.split_at(5_000);
+        let entries = [("f", paying, 0.9), ("f", below, 0.1), ("f", &["a", "c"][..], 0.1)];
+        let mut agenda = Agenda::default();
+        agenda.add(schedule(1, (0, 100), &entries), 0);
+        agenda.recompute(0, 0, &terms(&costs), &definitions(), |_| false);
+        let line = line(&mut agenda);
+        let (tried, paying): (Vec<&String>, Vec<_>) = line.iter().partition(|i| agenda.fetched(i));
+        assert_eq!((paying.len(), tried.len()), (5_000, 100));
+        assert!(line[..5_000].iter().all(|instance| !tried.contains(&instance)), "what pays comes first");
+        assert!(
+            tried.iter().all(|i| i.starts_with("b?")),
+            "unknown sizes and what may not be read are not tried"
+        );
+        assert!(agenda.used(tried[0]) && !agenda.used(tried[0]) && !agenda.used(paying[0]));
     }
 
     #[test]

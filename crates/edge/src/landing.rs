@@ -205,7 +205,7 @@ impl EdgeCore {
             self.stats.prefetch_copies += 1;
             if newest {
                 self.reactive.remove(&instance);
-                self.agenda.fetched(&instance);
+                self.stats.explored += u64::from(self.agenda.fetched(&instance));
                 let agenda = &self.agenda;
                 let removed = self.prefetch.insert(shard, copy, |other| agenda.rank(other));
                 self.note_prefetch_evicted(removed, &instance);

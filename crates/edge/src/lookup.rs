@@ -140,7 +140,7 @@ impl EdgeCore {
                 ServedFrom::Prefetch => {
                     self.stats.served_prefetch += 1;
                     self.prefetch.hit(&part.copy.instance);
-                    self.agenda.used(&part.copy.instance);
+                    self.stats.explored_used += u64::from(self.agenda.used(&part.copy.instance));
                 }
                 ServedFrom::Reactive => {
                     self.stats.served_reactive += 1;

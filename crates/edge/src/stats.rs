@@ -37,7 +37,11 @@ pub struct Stats {
     pub prefetch_bytes: u64,
     /// Copies fetched ahead of demand.
     pub prefetch_copies: u64,
-    /// Of these, bytes that left the cache without ever being served.
+    /// Of these, tried although their schedule was not believed enough.
+    pub explored: u64,
+    /// Of the latter, served while they were wanted.
+    pub explored_used: u64,
+    /// Of all prefetched, bytes that left the cache without ever being served.
     pub prefetch_unused_bytes: u64,
     /// Bytes of copies fetched on demand.
     pub demand_bytes: u64,

@@ -93,6 +93,8 @@ fn counters(stats: &Stats) -> Vec<Counter> {
                 ("{reason=\"budget\"}", refused(Refused::Budget)),
             ],
         ),
+        ("explored_total", "copies fetched ahead to try what is not believed enough", one(stats.explored)),
+        ("explored_used_total", "of these, served while they were scheduled", one(stats.explored_used)),
         ("promoted_total", "copies on demand that moved to the prefetch cache", one(stats.promoted)),
         ("doubts_total", "times another origin answered than the one that was streamed", one(stats.doubts)),
         (

@@ -2,12 +2,14 @@
 //!
 //! `costs` learns what a fetch costs and what a copy saves, `trust` how far schedules are believed, `controller` how many
 //! prefetches may be under way, `budget` how many bytes they may bring in a second,
-//! `renewal` what becomes of copies when the origin changes.
+//! `exploration` what is tried although it is not believed enough, `renewal` what becomes of copies when the origin changes.
 
 mod budget;
 mod controller;
 pub(crate) mod costs;
+pub(crate) mod exploration;
 mod extreme;
+mod fading;
 pub(crate) mod renewal;
 #[cfg(test)]
 mod settling;

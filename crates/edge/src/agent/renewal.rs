@@ -4,6 +4,8 @@
 //! memory is the cache's to say. Where it can't, the copy is gone, and a fetch pays only if somebody reads it before the next
 //! change makes it void again. How likely that is, is learned for each instance from what became of it so far.
 
+use super::fading::Fading;
+
 /// What the agent decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Renewal {
@@ -15,10 +17,7 @@ pub(crate) enum Renewal {
 
 /// How often an instance was read between two changes.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Prospect {
-    changes: f64,
-    reads: f64,
-}
+pub(crate) struct Prospect(Fading);
 
 /// How many changes what was expected beforehand counts for.
 const PRIOR: f64 = 1.0;
@@ -33,19 +32,13 @@ pub(crate) const IN_USE: f64 = 0.9;
 impl Prospect {
     /// A change made a copy void that had been read, or not.
     pub(crate) fn voided(&mut self, read: bool) {
-        self.changes = self.changes * KEEP + 1.0;
-        self.reads = self.reads * KEEP + f64::from(u8::from(read));
+        self.0.add(KEEP, 1.0, f64::from(u8::from(read)));
     }
 
-    /// How likely it is read before the next change, `expected` beforehand.
-    fn likely(&self, expected: f64) -> f64 {
-        (PRIOR * expected + self.reads) / (PRIOR + self.changes)
-    }
-
-    /// By value against cost, both as shares of the wait that a copy saves: the likelihood of a read, against the query and
-    /// `link`, the likelihood above which the bytes alone would be worth moving.
+    /// By value against cost, both as shares of the wait that a copy saves: how likely it is read before the next change,
+    /// `expected` beforehand, against the query and `link`, the likelihood above which the bytes alone would be worth moving.
     pub(crate) fn decide(&self, expected: f64, link: f64) -> Renewal {
-        if self.likely(expected) > QUERY + link { Renewal::Refresh } else { Renewal::Drop }
+        if self.0.share(PRIOR, expected) > QUERY + link { Renewal::Refresh } else { Renewal::Drop }
     }
 }
 

@@ -106,6 +106,24 @@ impl World {
         }
     }
 
+    /// Runs on for `observed`; how long it took until no more than `bound` were under way at once (the settling time), and how
+    /// many were at most after that (beyond the bound: overshoot).
+    fn settles(&mut self, bound: usize, observed: u64) -> (u64, usize) {
+        let (start, mut most) = (self.now, 0);
+        let mut settled = None;
+        while self.now < start + observed {
+            let next = self.now + MS;
+            self.run(next);
+            let under_way = self.under_way();
+            if settled.is_none() && under_way <= bound {
+                settled = Some(self.now - start);
+            } else if settled.is_some() {
+                most = most.max(under_way);
+            }
+        }
+        (settled.unwrap_or(u64::MAX), most)
+    }
+
     /// Median wait of the demand fetches that arrived in this time.
     fn wait(&self, from: u64, to: u64) -> u64 {
         let mut waits: Vec<u64> =
@@ -117,6 +135,42 @@ impl World {
     fn rate(&self, from: u64, to: u64) -> usize {
         let arrived = self.arrivals.iter().filter(|at| (from..to).contains(*at)).count();
         arrived * SECOND as usize / (to - from) as usize
+    }
+}
+
+/// A change that nobody announces.
+type Step = fn(&mut World);
+
+#[test]
+fn after_any_step_it_settles_within_a_second_and_does_not_overshoot() {
+    let steps: [(&str, Step, usize, u64); 6] = [
+        ("a tenth of the bandwidth", |w| w.bandwidth = 1.0, MAX / 4, SECOND),
+        ("an origin of five times the delay", |w| w.round_trip = 400 * MS, MAX / 4, SECOND),
+        ("an origin of nearly four times the delay", |w| w.round_trip = 300 * MS, MAX / 4, SECOND),
+        ("memory gone", |w| w.resources.memory = 0.97, 0, SECOND / 10),
+        ("memory waited for", |w| w.resources.memory_pressure = Some(0.3), 1, SECOND / 10),
+        ("CPU waited for", |w| w.resources.cpu = 1.0, MAX / 4, SECOND / 10),
+    ];
+    for (what, change, bound, within) in steps {
+        let mut world = World::new(0);
+        world.run(20 * SECOND);
+        assert_eq!(world.under_way(), MAX, "before");
+        change(&mut world);
+        let (took, most) = world.settles(bound, 3 * SECOND);
+        assert!(took <= within, "{what}: {took} us until no more than {bound} were under way");
+        assert!(most <= bound, "{what}: {most} under way after it had settled at {bound}");
+    }
+}
+
+#[test]
+fn a_new_edge_has_all_the_room_within_three_seconds() {
+    let mut world = World::new(0);
+    world.run(MS);
+    assert_eq!(world.under_way(), 1, "it starts with one");
+    while world.under_way() < MAX {
+        let next = world.now + MS;
+        world.run(next);
+        assert!(world.now <= 3 * SECOND, "{} under way", world.under_way());
     }
 }
 

@@ -1,13 +1,12 @@
+use super::fading::Fading;
+
 /// How far the confidences of schedules are believed at this edge.
 ///
 /// Of everything that was prefetched it is noted what was claimed and whether it was used before it was no longer wanted.
 /// The quotient corrects what is claimed next. It starts below one, as if some prefetches had already been in vain, so that
 /// a new edge begins with what is most certain, and it forgets, so that a planner that becomes better is believed again.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Trust {
-    claimed: f64,
-    used: f64,
-}
+pub(crate) struct Trust(Fading);
 
 /// Uses claimed at the beginning, and the share of them that is taken to have come.
 const PRIOR: f64 = 10.0;
@@ -18,13 +17,12 @@ const KEEP: f64 = 0.998;
 impl Trust {
     /// A copy fetched on a claim of `confidence` is no longer wanted; `used`: it was served while it was.
     pub(crate) fn outcome(&mut self, confidence: f64, used: bool) {
-        self.claimed = self.claimed * KEEP + confidence;
-        self.used = self.used * KEEP + f64::from(u8::from(used));
+        self.0.add(KEEP, confidence, f64::from(u8::from(used)));
     }
 
     /// What a claim is to be multiplied with: 0 to 1.
     pub(crate) fn factor(&self) -> f64 {
-        ((self.used + PRIOR * PRIOR_SHARE) / (self.claimed + PRIOR)).min(1.0)
+        self.0.share(PRIOR, PRIOR_SHARE).min(1.0)
     }
 }
 
