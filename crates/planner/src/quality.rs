@@ -14,6 +14,9 @@ const MOST_OPEN: usize = 500_000;
 /// Edges and functions whose usual bytes are remembered, at most.
 const MOST_SIZES: usize = 100_000;
 const BINS: usize = 20;
+/// More than this is not believed of one execution: an hour of waiting, a tebibyte of rows.
+const LONGEST_WAIT: u64 = 3_600_000_000;
+const MOST_BYTES: u64 = 1 << 40;
 
 /// One execution, as far as it tells what a decision was worth.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +57,7 @@ impl Group {
         self.decisions += other.decisions;
         self.executions += other.executions;
         self.misses += other.misses;
-        self.wait_us += other.wait_us;
+        self.wait_us = self.wait_us.saturating_add(other.wait_us);
     }
 }
 
@@ -102,7 +105,7 @@ impl Scored {
         self.scheduled.add(&other.scheduled);
         self.control.add(&other.control);
         self.came_true += other.came_true;
-        self.wasted_bytes += other.wasted_bytes;
+        self.wasted_bytes = self.wasted_bytes.saturating_add(other.wasted_bytes);
         self.squared += other.squared;
         for (mine, theirs) in self.bins.iter_mut().zip(other.bins) {
             mine.0 += theirs.0;
@@ -206,10 +209,10 @@ impl Quality {
             for d in open.iter_mut().filter(|d| (d.starts..d.ends).contains(&e.at)) {
                 d.seen.executions += 1;
                 d.seen.misses += u64::from(e.missed);
-                d.seen.wait_us = d.seen.wait_us.saturating_add(e.wait_us);
+                d.seen.wait_us = d.seen.wait_us.saturating_add(e.wait_us.min(LONGEST_WAIT));
             }
         }
-        let bytes = e.bytes as f64;
+        let bytes = e.bytes.min(MOST_BYTES) as f64;
         if let Some(size) = self.sizes.get_mut(&key) {
             *size += 0.1 * (bytes - *size);
         } else if self.sizes.len() < MOST_SIZES {
@@ -347,6 +350,27 @@ mod tests {
         assert!(q.take_hours().is_empty());
         q.put_back(&hours[0].0, hours[0].1, &hours[0].2);
         assert_eq!(q.take_hours()[0], hours[0]);
+    }
+
+    #[test]
+    fn absurd_sizes_and_waits_neither_overflow_nor_count_for_everything() {
+        let mut q = Quality::new(0.0, 1, WINDOW);
+        for period in 0..100 {
+            let starts = period * WINDOW;
+            q.decide("ams1", "f", (starts, starts + WINDOW), 0.5, false);
+            q.decide("ams1", "g", (starts, starts + WINDOW), 0.5, false);
+            for function in ["f", "g"] {
+                let sane = execution(function, starts + 1, true);
+                // The size of what nobody asks for counts as wasted: "g" tells it before its windows begin.
+                let at = if function == "f" { sane.at } else { -1 };
+                q.observe(&Execution { at, wait_us: u64::MAX, bytes: u64::MAX, ..sane });
+            }
+        }
+        q.settle(100 * WINDOW);
+        let all = q.total().next().unwrap().1;
+        assert_eq!(all.scheduled.wait_us, 100 * LONGEST_WAIT);
+        assert_eq!(all.wasted_bytes, 100 * MOST_BYTES);
+        assert!(all.brier().is_some_and(f64::is_finite) && all.ece().is_some_and(f64::is_finite));
     }
 
     #[test]

@@ -159,8 +159,8 @@ fn siblings_know_what_moves_from_edge_to_edge() {
 }
 
 /// Three kinds: by night, by day and in the evening. Every function lives for two days only, too short to know its own days.
-fn of_three_kinds() -> Vec<Call> {
-    let mut chance = Chance(6);
+fn of_three_kinds(seed: u64) -> Vec<Call> {
+    let mut chance = Chance(seed);
     let mut calls = Vec::new();
     for f in 0..120 {
         let (born, opens) = (f / 12 * DAY / 2, f % 3 * 480);
@@ -175,5 +175,14 @@ fn of_three_kinds() -> Vec<Call> {
 
 #[test]
 fn archetypes_know_the_day_of_those_who_are_new() {
-    earns(Part::Archetypes, &of_three_kinds(), 6, 0.1662, 0.1655);
+    // One trace of chance proves little where so little is known of each: eight of them, none picked.
+    let gains: Vec<f64> = (1..=8)
+        .map(|seed| {
+            let ap = |without: &[Part]| scored(of_three_kinds(seed), 6, 3, without).ap;
+            ap(&[]) - ap(&[Part::Archetypes])
+        })
+        .collect();
+    let mean = gains.iter().sum::<f64>() / gains.len() as f64;
+    // It is worth little, 0.0006 of an average precision of 0.16, but more often than not.
+    assert!(mean > 0.0002 && gains.iter().filter(|gain| **gain > 0.0).count() >= 5, "{mean}: {gains:?}");
 }

@@ -121,6 +121,39 @@ fn a_flood_of_function_ids_stays_bounded_and_keeps_the_regulars() {
 }
 
 #[test]
+fn a_million_function_ids_from_one_edge_leave_the_other_edges_alone() {
+    let mut engine = Engine::new(EngineConfig { max_histories: 2_000, ..config() }).unwrap();
+    let mut flood = 0;
+    for minute in START..START + 400 {
+        if minute % 10 == 0 {
+            for f in 0..50 {
+                engine.observe(&at(&format!("regular{f}"), "ams1", minute));
+            }
+        }
+        if minute >= START + 200 {
+            for _ in 0..5_000 {
+                flood += 1;
+                engine.observe::<&str>(&Invocation {
+                    instances: &[],
+                    ..at(&flood.to_string(), "evil", minute)
+                });
+            }
+        }
+    }
+    assert_eq!((flood, engine.histories()), (1_000_000, 2_000));
+    assert!(engine.bytes() < 2_000 * 8_192, "{} bytes", engine.bytes());
+    let mut regulars = 0;
+    engine.tick(
+        START + 400,
+        1,
+        Some(&mut |p| {
+            regulars += usize::from(p.edge == "ams1" && p.function.starts_with("regular"));
+        }),
+    );
+    assert_eq!(regulars, 50);
+}
+
+#[test]
 fn too_many_edges_and_endless_names_are_refused() {
     let mut engine = Engine::new(small()).unwrap();
     for e in 0..10 {
