@@ -1,16 +1,20 @@
-//! A cached shard over HTTP against PostgreSQL's fastest way to a row, and against what bare HTTP costs on this machine.
+//! A cached shard over HTTP against PostgreSQL's fastest way to a row, both over Unix sockets and both over ports, and against
+//! what bare HTTP costs on this machine.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
-use foreshard_tests::{Cluster, Endpoint, SidecarOptions};
+use foreshard_tests::{Cluster, Endpoint, HttpClient, SidecarOptions};
 
 use crate::bare_http::BareHttp;
+use crate::load::{self, Asked};
 use crate::results::Comparison;
 
 const CONNECTIONS: usize = 16;
-/// Bytes of the answer.
+const PATH: &str = "/v1/functions/card/shards/item/rows?id=eq.{}";
+const KEYS: u32 = 1000;
+/// Bytes of the answer about a key of one digit.
 const SIZE: usize = 1015;
 const SECONDS: usize = 5;
 const SERVER_CORE: &str = "0";
@@ -33,69 +37,103 @@ pub(crate) async fn run(cluster: &Cluster, rounds: usize) -> Result<Vec<Comparis
     let init =
         init.args(["-i", "-q", "-s", &CONNECTIONS.to_string()]).output().context("running pgbench -i")?;
     ensure!(init.status.success(), "pgbench -i: {}", String::from_utf8_lossy(&init.stderr));
-    let login = cluster.create_edge("bench").await?;
-    let options = SidecarOptions { unix_socket: false, ..SidecarOptions::of(&login) };
+    let (local, remote) = (cluster.create_edge("local").await?, cluster.create_edge("remote").await?);
+    let remote = SidecarOptions { unix_socket: false, ..SidecarOptions::of(&remote) };
     // One core for the server under test, the other for the load. A runtime counts its cores when it starts, so the
-    // sidecar inherits its core from here.
+    // sidecars inherit their core from here.
     pin(std::process::id(), SERVER_CORE)?;
-    let sidecar = options.start().await?;
+    let (local, remote) = (SidecarOptions::of(&local).start().await?, remote.start().await?);
     let bare = BareHttp::start(SIZE)?;
     pin(std::process::id(), BOTH_CORES)?;
     pin(cluster.server_process_id().context("the server is not running")?, SERVER_CORE)?;
-    let client = &sidecar.http;
-    let Endpoint::Tcp(address) = client.endpoint() else { bail!("wrk needs a TCP endpoint") };
-    let path = "/v1/functions/card/shards/item/rows?id=eq.7";
-    let warm = client.get(path).await?;
-    ensure!(warm.status == 200, "the shard is not served: {}", warm.text());
-    let again = client.get(path).await?;
-    ensure!(
-        again.header("cache-status").is_some_and(|status| status.contains("hit")),
-        "the second read is no hit"
-    );
-    let size = again.text().len();
-    ensure!(size == SIZE, "the shard is {size} bytes long, the bare answer {SIZE}");
+    for sidecar in [&local, &remote] {
+        fill(&sidecar.http).await?;
+    }
+    let Endpoint::Tcp(address) = remote.http.endpoint() else { bail!("wrk needs a TCP endpoint") };
+    let socket = local.http.endpoint().to_flag();
+    let sockets: String = db.query_one("SHOW unix_socket_directories", &[]).await?.get(0);
 
     // The row that the shard holds, by its primary key.
     let mut select = tempfile::NamedTempFile::new()?;
     writeln!(select, "\\set id random(1, 1000)\nSELECT id, payload FROM item WHERE id = :id;")?;
     let script = select.path().to_string_lossy().into_owned();
 
-    let (mut ours, mut peer, mut builtin, mut ceiling) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let asked = |keys| Asked { endpoint: &socket, path: PATH, keys, connections: CONNECTIONS };
+    let (mut one, mut all, mut builtin, mut rows) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut over_tcp, mut builtin_over_tcp, mut ceiling) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
-        ours.push(wrk(&format!("http://{address}{path}"))?);
-        peer.push(pgbench(cluster, &["-f", &script])?);
-        builtin.push(pgbench(cluster, &["-S"])?);
+        one.push(load::measure(LOAD_CORE, &asked(1), SECONDS)?);
+        builtin.push(pgbench(cluster, &sockets, &["-S"])?);
+        all.push(load::measure(LOAD_CORE, &asked(KEYS), SECONDS)?);
+        rows.push(pgbench(cluster, &sockets, &["-f", &script])?);
+        over_tcp.push(wrk(&format!("http://{address}{}", PATH.replace("{}", "1")))?);
+        builtin_over_tcp.push(pgbench(cluster, "127.0.0.1", &["-S"])?);
         ceiling.push(wrk(&format!("http://{}/", bare.address))?);
     }
-    let setting = format!(
-        "requests/s at {CONNECTIONS} connections on loopback, the server on one core and the load on another: a held {size}-byte shard over HTTP"
-    );
+    let setting = |transport: &str| {
+        format!(
+            "requests/s at {CONNECTIONS} connections over {transport}, the server on one core and the load on another"
+        )
+    };
+    let local = setting("Unix sockets on both sides");
+    let remote = setting("loopback TCP on both sides");
+    let builtin_name = "PostgreSQL 15, pgbench -S -M prepared";
     Ok(vec![
         Comparison::of(
             "hit_rps_vs_pg_select",
-            format!("{setting}, against a prepared select of the same row"),
+            format!("{local}: a held {SIZE}-byte shard, against pgbench's prepared select of one row"),
             "higher",
-            &mut ours,
-            "PostgreSQL 15, pgbench -M prepared",
-            &mut peer,
-        )?,
-        Comparison::of(
-            "hit_rps_vs_pgbench_builtin",
-            format!("{setting}, against pgbench's built-in select of one integer"),
-            "higher",
-            &mut ours,
-            "PostgreSQL 15, pgbench -S -M prepared",
+            &mut one,
+            builtin_name,
             &mut builtin,
         )?,
         Comparison::of(
-            "hit_rps_vs_bare_hyper",
-            format!("{setting}, against a constant answer of that size: the ceiling of machine and load"),
+            "hit_rps_1000keys_vs_same_rows",
+            format!(
+                "{local}: {KEYS} held {SIZE}-byte instances at random, against a prepared select of the same rows"
+            ),
             "higher",
-            &mut ours,
+            &mut all,
+            "PostgreSQL 15, pgbench -M prepared",
+            &mut rows,
+        )?,
+        Comparison::of(
+            "hit_rps_tcp_vs_pg_select",
+            format!("{remote}: a held {SIZE}-byte shard, against pgbench's prepared select of one row"),
+            "higher",
+            &mut over_tcp.clone(),
+            builtin_name,
+            &mut builtin_over_tcp,
+        )?,
+        Comparison::of(
+            "hit_rps_tcp_vs_bare_hyper",
+            format!(
+                "{remote}: a held {SIZE}-byte shard, against a constant answer of that size: the ceiling of machine and load"
+            ),
+            "higher",
+            &mut over_tcp,
             "hyper, one constant answer",
             &mut ceiling,
         )?,
     ])
+}
+
+/// Has every instance fetched, and checks that they are answers of the size that is announced.
+async fn fill(client: &HttpClient) -> Result<()> {
+    for key in 1..=KEYS {
+        let path = PATH.replace("{}", &key.to_string());
+        let first = client.get(&path).await?;
+        ensure!(first.status == 200, "the shard is not served: {}", first.text());
+        let again = client.get(&path).await?;
+        ensure!(
+            again.header("cache-status").is_some_and(|status| status.contains("hit")),
+            "the second read is no hit"
+        );
+        let size = again.text().len();
+        let digits = key.to_string().len();
+        ensure!(size == SIZE - 1 + digits, "instance {key} is {size} bytes long, the bare answer {SIZE}");
+    }
+    Ok(())
 }
 
 fn wrk(url: &str) -> Result<f64> {
@@ -109,10 +147,11 @@ fn wrk(url: &str) -> Result<f64> {
     number_after(&text, "Requests/sec:").with_context(|| format!("wrk printed no rate:\n{text}"))
 }
 
-fn pgbench(cluster: &Cluster, script: &[&str]) -> Result<f64> {
+/// `host`: an address or the directory of a Unix socket.
+fn pgbench(cluster: &Cluster, host: &str, script: &[&str]) -> Result<f64> {
     let pgbench = cluster.client_program("pgbench");
     let mut command = Command::new("taskset");
-    command.envs(pgbench.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.envs(pgbench.get_envs().filter_map(|(name, value)| Some((name, value?)))).env("PGHOST", host);
     let (clients, seconds) = (CONNECTIONS.to_string(), SECONDS.to_string());
     command.args(["-c", LOAD_CORE]).arg(pgbench.get_program());
     command.args(["-n", "-M", "prepared", "-c", &clients, "-T", &seconds]).args(script);

@@ -6,10 +6,12 @@ mod cpu;
 mod decode;
 mod fetch_cpu;
 mod hit_rps;
+mod load;
 mod results;
 mod write_tps;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
@@ -35,6 +37,10 @@ struct Args {
     /// Instead of benchmarks: an HTTP server that gives one answer of so many bytes.
     #[arg(long, hide = true)]
     bare_http: Option<usize>,
+    /// Instead of benchmarks: asks an endpoint for a path whose `{}` is one of so many keys, on so many connections, for so many
+    /// seconds.
+    #[arg(long, hide = true, num_args = 5, value_names = ["ENDPOINT", "PATH", "KEYS", "CONNECTIONS", "SECONDS"])]
+    load: Option<Vec<String>>,
 }
 
 #[tokio::main]
@@ -43,9 +49,14 @@ async fn main() -> Result<()> {
     if let Some(size) = args.bare_http {
         return bare_http::serve(size).await;
     }
+    if let Some([endpoint, path, keys, connections, seconds]) = args.load.as_deref() {
+        let asked = load::Asked { endpoint, path, keys: keys.parse()?, connections: connections.parse()? };
+        return load::generate(&asked, Duration::from_secs(seconds.parse()?));
+    }
     let server = Server::prepared(&args.pg_config)?;
     let mut results = Results::default();
-    if "hit_rps_vs_pg_select hit_rps_vs_pgbench_builtin hit_rps_vs_bare_hyper".contains(&args.only) {
+    let hits = "hit_rps_vs_pg_select hit_rps_1000keys_vs_same_rows hit_rps_tcp_vs_pg_select hit_rps_tcp_vs_bare_hyper";
+    if hits.contains(&args.only) {
         for comparison in hit_rps::run(&cluster(&server).await?, args.rounds).await? {
             results.add(comparison);
         }
@@ -62,8 +73,12 @@ async fn main() -> Result<()> {
     if "fetch_cpu_vs_row_to_json".contains(&args.only) {
         results.add(fetch_cpu::run(&cluster(&server).await?, args.rounds).await?);
     }
-    if "write_tps_with_vs_without".contains(&args.only) {
-        results.add(write_tps::run(&server, args.rounds).await?);
+    let writes =
+        "write_tps_with_vs_without write_tps_saturated_with_vs_without write_tps_saturated_vs_pgoutput";
+    if writes.contains(&args.only) {
+        for comparison in write_tps::run(&server, args.rounds).await? {
+            results.add(comparison);
+        }
     }
     results.write(&args.out)?;
     results.print();

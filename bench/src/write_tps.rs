@@ -1,4 +1,7 @@
-//! What writers pay: pgbench with 50 shards and one edge that follows, against without the extension.
+//! What writers pay: pgbench with 50 shards and one edge that follows, against without the extension and against a publication
+//! of PostgreSQL's own that is followed.
+
+use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use foreshard_tests::{Cluster, ClusterOptions, Server, Sidecar};
@@ -6,10 +9,14 @@ use foreshard_tests::{Cluster, ClusterOptions, Server, Sidecar};
 use crate::results::Comparison;
 
 const SECONDS: &str = "8";
+/// Clients of a server that has time left while commits are flushed: twice the cores.
+const BUSY: &str = "4";
+/// Clients that leave no core idle: whatever else runs on the machine takes its time from them.
+const SATURATED: &str = "8";
 
-/// Both clusters exist all the time and are measured in turn; both write the log that logical decoding needs.
-pub(crate) async fn run(server: &Server, rounds: usize) -> Result<Comparison> {
-    let (with, without) = (cluster(server).await?, cluster(server).await?);
+/// All clusters exist all the time and are measured in turn; all write the log that logical decoding needs.
+pub(crate) async fn run(server: &Server, rounds: usize) -> Result<Vec<Comparison>> {
+    let (with, without, published) = (cluster(server).await?, cluster(server).await?, cluster(server).await?);
     let db = with.connect().await?;
     db.batch_execute(
         "CREATE EXTENSION foreshard;
@@ -21,23 +28,81 @@ pub(crate) async fn run(server: &Server, rounds: usize) -> Result<Comparison> {
     )
     .await?;
     let _edge = Sidecar::start(&with.create_edge("bench").await?).await?;
+    let _subscriber = Subscriber::start(&published).await?;
     let (mut ours, mut peer) = (Vec::new(), Vec::new());
+    let (mut ours_full, mut peer_full, mut published_full) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..=rounds {
-        let pair = (pgbench(&with)?, pgbench(&without)?);
+        let busy = (pgbench(&with, BUSY)?, pgbench(&without, BUSY)?);
+        let full =
+            (pgbench(&with, SATURATED)?, pgbench(&without, SATURATED)?, pgbench(&published, SATURATED)?);
         // The first round warms up.
         if round > 0 {
-            ours.push(pair.0);
-            peer.push(pair.1);
+            ours.push(busy.0);
+            peer.push(busy.1);
+            ours_full.push(full.0);
+            peer_full.push(full.1);
+            published_full.push(full.2);
         }
     }
-    Comparison::of(
-        "write_tps_with_vs_without",
-        "transactions/s of pgbench (TPC-B-like, 8 clients, fsync on) with 50 shards and one edge attached, which runs on the same machine".into(),
-        "higher",
-        &mut ours,
-        "without the extension",
-        &mut peer,
-    )
+    let setting = |clients: &str, machine: &str| {
+        format!(
+            "transactions/s of pgbench (TPC-B-like, {clients} clients, fsync on, {machine}) with 50 shards and one edge attached, which runs on the same two cores"
+        )
+    };
+    let full = setting(SATURATED, "no core idle");
+    Ok(vec![
+        Comparison::of(
+            "write_tps_with_vs_without",
+            setting(BUSY, "twice the cores"),
+            "higher",
+            &mut ours,
+            "without the extension",
+            &mut peer,
+        )?,
+        Comparison::of(
+            "write_tps_saturated_with_vs_without",
+            full.clone(),
+            "higher",
+            &mut ours_full.clone(),
+            "without the extension",
+            &mut peer_full,
+        )?,
+        Comparison::of(
+            "write_tps_saturated_vs_pgoutput",
+            full,
+            "higher",
+            &mut ours_full,
+            "a publication of the same tables, followed by pg_recvlogical",
+            &mut published_full,
+        )?,
+    ])
+}
+
+/// Follows a publication of the tables that the shards are on, as cheaply as PostgreSQL's own tools can.
+struct Subscriber(Child);
+
+impl Subscriber {
+    async fn start(cluster: &Cluster) -> Result<Self> {
+        cluster
+            .connect()
+            .await?
+            .batch_execute(
+                "CREATE PUBLICATION written FOR TABLE pgbench_accounts, pgbench_tellers, pgbench_branches;
+                 SELECT pg_create_logical_replication_slot('written', 'pgoutput')",
+            )
+            .await?;
+        let mut command = cluster.client_program("pg_recvlogical");
+        command.args(["--slot=written", "--start", "--dbname=postgres", "--file=/dev/null"]);
+        command.args(["-o", "proto_version=2", "-o", "publication_names=written"]);
+        Ok(Subscriber(command.stdout(Stdio::null()).spawn().context("starting pg_recvlogical")?))
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
 }
 
 async fn cluster(server: &Server) -> Result<Cluster> {
@@ -48,9 +113,9 @@ async fn cluster(server: &Server) -> Result<Cluster> {
     Ok(cluster)
 }
 
-fn pgbench(cluster: &Cluster) -> Result<f64> {
+fn pgbench(cluster: &Cluster, clients: &str) -> Result<f64> {
     let mut command = cluster.client_program("pgbench");
-    let output = command.args(["-n", "-c", "8", "-j", "2", "-T", SECONDS]).output().context("pgbench")?;
+    let output = command.args(["-n", "-c", clients, "-j", "2", "-T", SECONDS]).output().context("pgbench")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let rate = text.split("tps =").nth(1).and_then(|rest| rest.split_whitespace().next()?.parse().ok());
     rate.with_context(|| format!("no rate: {text}{}", String::from_utf8_lossy(&output.stderr)))
