@@ -1,5 +1,6 @@
 //! `make bench`: foreshard beside its peers, both sides in one run on one machine, medians and ratios.
 
+mod apply_rate;
 mod bare_http;
 mod commit_to_applied;
 mod cpu;
@@ -7,6 +8,7 @@ mod decode;
 mod fetch_cpu;
 mod hit_rps;
 mod load;
+mod recovery;
 mod results;
 mod write_tps;
 
@@ -61,8 +63,16 @@ async fn main() -> Result<()> {
             results.add(comparison);
         }
     }
-    if "commit_to_applied_vs_pg_recvlogical".contains(&args.only) {
-        results.add(commit_to_applied::run(&cluster(&server).await?, args.rounds).await?);
+    if "commit_to_applied_vs_pg_recvlogical commit_to_applied_p99_vs_pg_recvlogical".contains(&args.only) {
+        for comparison in commit_to_applied::run(&cluster(&server).await?, args.rounds).await? {
+            results.add(comparison);
+        }
+    }
+    if "apply_rate_vs_decode_rate".contains(&args.only) {
+        results.add(apply_rate::run(&server, args.rounds).await?);
+    }
+    if "recovery_warm_vs_cold".contains(&args.only) {
+        results.add(recovery::run(&server, args.rounds).await?);
     }
     let decode = "decode_1pct_vs_pgoutput_rowfilter decode_all_vs_wal2json decode_100shards_vs_1shard decode_5000keys_vs_50keys";
     if decode.contains(&args.only) {

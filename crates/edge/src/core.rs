@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use foreshard_protocol::{
-    CatalogChange, CatalogSnapshot, Event, FetchFailure, FetchHeader, Frame, Lsn, Row, Schedule, Snapshot,
-    Xid,
+    CatalogChange, CatalogSnapshot, Event, FetchFailure, FetchHeader, Frame, Horizon, Lsn, Row, Schedule,
+    Snapshot, Xid,
 };
 
 use crate::agenda::Agenda;
@@ -48,6 +48,8 @@ pub struct FlightOrder {
     pub instances: Vec<Arc<str>>,
     /// True for a prefetch: whatever a request waits for goes first.
     pub ahead_of_demand: bool,
+    /// Ask for the origin's horizon, and read only when that is known.
+    pub prove: bool,
     /// Wait this many microseconds before starting.
     pub delay: u64,
 }
@@ -57,11 +59,18 @@ pub struct FlightOrder {
 pub struct Fetched {
     /// Snapshot and log position.
     pub header: FetchHeader,
+    /// What was asked for before, where the order says so.
+    pub horizon: Option<Horizon>,
     /// One result per instance, in the order of the order.
     pub instances: Vec<Result<FetchedInstance, (FetchFailure, String)>>,
 }
 
 impl Fetched {
+    /// Where the origin's log ended at the latest when this was read.
+    pub(crate) fn ends(&self) -> Lsn {
+        self.horizon.as_ref().map_or(self.header.wal_lsn, |horizon| horizon.flushed.min(self.header.wal_lsn))
+    }
+
     /// Bytes of the text of all rows.
     pub(crate) fn bytes(&self) -> u64 {
         let rows = self.instances.iter().flatten().flat_map(|instance| &instance.rows);
@@ -106,6 +115,8 @@ pub struct EdgeCore {
     pub(crate) doubted: bool,
     /// When the stream was last connected. What was asked before may have been answered before a crash of the origin.
     pub(crate) connected_at: u64,
+    /// The highest position that an answer was stamped with; ahead of the stream after one that was read at the origin.
+    pub(crate) promised: Lsn,
 }
 
 impl EdgeCore {
@@ -132,6 +143,7 @@ impl EdgeCore {
             unsettled: None,
             doubted: false,
             connected_at: 0,
+            promised: Lsn::ZERO,
             config,
         }
     }

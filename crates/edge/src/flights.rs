@@ -10,17 +10,26 @@ use crate::requests::RequestId;
 pub(crate) struct Flights {
     flights: HashMap<u64, Flight>,
     by_instance: HashMap<Arc<str>, u64>,
+    by_cut: HashMap<Cut, u64>,
     last_id: u64,
+}
+
+/// All that some requests want, in one snapshot and nothing else.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Cut {
+    pub(crate) instances: Vec<Arc<str>>,
+    /// It has to hold what the stream has not brought yet: the origin is asked for its horizon first.
+    pub(crate) proving: bool,
 }
 
 /// One fetch.
 pub(crate) struct Flight {
     pub(crate) instances: Vec<Wanted>,
     pub(crate) ahead_of_demand: bool,
-    /// Made for one request alone: its copies are pinned to that request and nobody joins it.
-    pub(crate) private_to: Option<RequestId>,
+    /// Only requests for exactly this join it, and its copies are pinned to them.
+    pub(crate) cut: Option<Cut>,
     pub(crate) started_at: u64,
-    /// What the stream had applied then: no answer of the same origin can be older.
+    /// What the stream had applied then, or an answer had promised: nothing that the same origin says later is older.
     pub(crate) position: Lsn,
     /// Its result is void: the stream lost its past while it was under way.
     pub(crate) poisoned: bool,
@@ -66,9 +75,12 @@ impl Suspects {
 impl Flights {
     pub(crate) fn start(&mut self, flight: Flight) -> u64 {
         self.last_id += 1;
-        if flight.private_to.is_none() {
-            for wanted in &flight.instances {
-                self.by_instance.insert(wanted.text.clone(), self.last_id);
+        match &flight.cut {
+            Some(cut) => drop(self.by_cut.insert(cut.clone(), self.last_id)),
+            None => {
+                for wanted in &flight.instances {
+                    self.by_instance.insert(wanted.text.clone(), self.last_id);
+                }
             }
         }
         self.flights.insert(self.last_id, flight);
@@ -78,6 +90,13 @@ impl Flights {
     /// The shared fetch under way for this instance.
     pub(crate) fn of(&mut self, instance: &str) -> Option<&mut Flight> {
         self.flights.get_mut(self.by_instance.get(instance)?)
+    }
+
+    /// The fetch under way of exactly this, if it began no earlier than `since` and will count.
+    pub(crate) fn of_cut(&mut self, cut: &Cut, since: u64) -> Option<(u64, &mut Flight)> {
+        let id = *self.by_cut.get(cut)?;
+        let flight = self.flights.get_mut(&id)?;
+        (flight.started_at >= since && !flight.poisoned).then_some((id, flight))
     }
 
     /// Notes the bytes that were set aside for a fetch.
@@ -93,9 +112,14 @@ impl Flights {
 
     pub(crate) fn finish(&mut self, id: u64) -> Option<Flight> {
         let flight = self.flights.remove(&id)?;
-        if flight.private_to.is_none() {
-            for wanted in &flight.instances {
-                self.by_instance.remove(&wanted.text);
+        match &flight.cut {
+            // A newer one may have taken its place.
+            Some(cut) if self.by_cut.get(cut) == Some(&id) => drop(self.by_cut.remove(cut)),
+            Some(_) => {}
+            None => {
+                for wanted in &flight.instances {
+                    self.by_instance.remove(&wanted.text);
+                }
             }
         }
         Some(flight)

@@ -8,7 +8,7 @@ use crate::cache::{Cache, Removed};
 use crate::copy::ShardCopy;
 use crate::core::{Action, EdgeCore, Fetched, FlightId, FlightOrder};
 use crate::deltas::{Missed, fits};
-use crate::flights::{Flight, Wanted};
+use crate::flights::{Cut, Flight, Wanted};
 use crate::now::Now;
 use crate::requests::{Refusal, RequestId};
 
@@ -21,7 +21,7 @@ impl EdgeCore {
         let Some(flight) = self.flights.finish(id) else { return };
         match result {
             Err(_) => self.fetch_failed(now, flight),
-            Ok(fetched) if fetched.header.wal_lsn < flight.position && !flight.poisoned => {
+            Ok(fetched) if fetched.ends() < flight.position && !flight.poisoned => {
                 self.doubt();
                 self.fetch_failed(now, flight);
             }
@@ -39,13 +39,13 @@ impl EdgeCore {
                 self.agenda.again(&wanted.text);
             }
         }
-        for id in flight.waiters.into_iter().chain(flight.private_to) {
+        for id in flight.waiters {
             self.finish(id, Err(Refusal::OriginUnavailable));
         }
     }
 
     fn land(&mut self, now: Now, id: FlightId, flight: Flight, fetched: Fetched) {
-        let waiters: Vec<RequestId> = flight.waiters.iter().copied().chain(flight.private_to).collect();
+        let waiters = flight.waiters;
         let under_way = self.flights.counts().0 + usize::from(flight.ahead_of_demand);
         self.agent.ended(
             now.mono,
@@ -66,6 +66,8 @@ impl EdgeCore {
         }
         let snapshot = Arc::new(fetched.header.snapshot);
         self.seen(&snapshot);
+        let proving = flight.cut.as_ref().is_some_and(|cut| cut.proving);
+        let horizon = fetched.horizon.unwrap_or_default();
         let mut rejected = Vec::new();
         for (wanted, result) in flight.instances.into_iter().zip(fetched.instances) {
             match result {
@@ -107,16 +109,23 @@ impl EdgeCore {
         for wanted in &mut rejected {
             wanted.attempts += 1;
         }
-        if !rejected.is_empty() {
-            // A private fetch has to be one snapshot: its request starts it again as a whole.
-            match flight.private_to {
-                None => self.retry(now, rejected, flight.ahead_of_demand, &waiters),
-                Some(waiter) => self.unpin_all(waiter),
-            }
+        match flight.cut {
+            None if rejected.is_empty() => {}
+            None => self.retry(now, rejected, flight.ahead_of_demand, &waiters),
+            // It has to be one snapshot: its requests start it again as a whole.
+            Some(_) if !rejected.is_empty() => waiters.iter().for_each(|waiter| self.unpin_all(*waiter)),
+            Some(_) => waiters.iter().for_each(|waiter| self.proven(*waiter, &horizon)),
         }
         for waiter in waiters {
             self.detach(waiter, id);
-            self.look_again(now, waiter);
+            let refusal = match proving {
+                true => self.refused_beyond(waiter, &horizon, flight.started_at),
+                false => None,
+            };
+            match refusal {
+                Some(refusal) => self.finish(waiter, Err(refusal)),
+                None => self.look_again(now, waiter),
+            }
         }
     }
 
@@ -163,7 +172,7 @@ impl EdgeCore {
         now: Now,
         mut instances: Vec<Wanted>,
         ahead_of_demand: bool,
-        private_to: Option<RequestId>,
+        cut: Option<Cut>,
         waiters: Vec<RequestId>,
         delay: u64,
     ) -> FlightId {
@@ -176,11 +185,12 @@ impl EdgeCore {
         }
         let texts = instances.iter().map(|wanted| wanted.text.clone()).collect();
         let started_at = now.mono + delay;
-        let position = self.stream.position();
+        let position = self.stream.position().max(self.promised);
+        let prove = cut.as_ref().is_some_and(|cut| cut.proving);
         let flight = Flight {
             instances,
             ahead_of_demand,
-            private_to,
+            cut,
             started_at,
             position,
             poisoned: false,
@@ -188,7 +198,7 @@ impl EdgeCore {
             waiters,
         };
         let id = self.flights.start(flight);
-        self.actions.push(Action::Fetch(FlightOrder { id, instances: texts, ahead_of_demand, delay }));
+        self.actions.push(Action::Fetch(FlightOrder { id, instances: texts, ahead_of_demand, prove, delay }));
         id
     }
 

@@ -8,6 +8,7 @@
 
 mod agenda;
 mod agent;
+mod beyond;
 mod cache;
 mod changes;
 mod config;

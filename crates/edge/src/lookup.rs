@@ -7,11 +7,12 @@ use foreshard_protocol::{InstanceId, Lsn};
 use crate::copy::ShardCopy;
 use crate::core::{EdgeCore, FlightId};
 use crate::definitions::FunctionShard;
-use crate::flights::Wanted;
+use crate::flights::{Cut, Wanted};
 use crate::now::Now;
 use crate::requests::{Answer, Part, Pending, Refusal, Reply, Request, RequestId, ServedFrom};
 
-enum Step {
+/// What became of a waiting request.
+pub(crate) enum Step {
     Done(Result<Answer, Refusal>),
     Wait,
 }
@@ -23,7 +24,7 @@ impl EdgeCore {
             return Reply::Done(Err(refusal));
         }
         let texts: Vec<Arc<str>> = request.instances.iter().map(|id| id.to_string().into()).collect();
-        if request.min_lsn.is_none_or(|min| min <= self.stream.stamp())
+        if self.needed(request.min_lsn) <= self.stream.stamp()
             && self.is_fresh(now)
             && let Some(answer) = self.answer_from(&texts, &[], &[])
         {
@@ -43,8 +44,10 @@ impl EdgeCore {
             deadline,
             lsn_deadline: now.mono + self.config.min_lsn_wait,
             torn_since: None,
-            private_flight: None,
-            private_attempts: 0,
+            cut_flight: None,
+            cut_attempts: 0,
+            resorted_at: None,
+            proven: Lsn::ZERO,
             awaited_lsn: None,
         };
         self.requests.pending.insert(id, pending);
@@ -68,7 +71,7 @@ impl EdgeCore {
         min_lsn: Option<Lsn>,
     ) -> Option<Answer> {
         let known = self.definitions.ready() && self.definitions.version() == version;
-        if !known || min_lsn.is_some_and(|min| min > self.stream.stamp()) || !self.is_fresh(now) {
+        if !known || self.needed(min_lsn) > self.stream.stamp() || !self.is_fresh(now) {
             return None;
         }
         self.answer_from(std::slice::from_ref(instance), &[], &[])
@@ -117,7 +120,7 @@ impl EdgeCore {
     }
 
     /// An answer made of pinned and cached copies, if there is one for every instance and together they are one cut.
-    fn answer_from(
+    pub(crate) fn answer_from(
         &mut self,
         texts: &[Arc<str>],
         pinned: &[Option<Arc<ShardCopy>>],
@@ -149,7 +152,9 @@ impl EdgeCore {
                 ServedFrom::Origin => self.stats.served_origin += 1,
             }
         }
-        Some(Answer { lsn: self.stream.stamp(), parts })
+        let lsn = self.stream.stamp();
+        self.promised = self.promised.max(lsn);
+        Some(Answer { lsn, parts })
     }
 
     fn find(&self, text: &str, pinned: Option<&Arc<ShardCopy>>) -> Option<(Arc<ShardCopy>, ServedFrom)> {
@@ -176,21 +181,14 @@ impl EdgeCore {
         if now.mono >= pending.deadline {
             return Step::Done(Err(Refusal::TimedOut));
         }
-        if let Some(min) = pending.request.min_lsn
-            && min > self.stream.stamp()
-        {
-            let until = pending.lsn_deadline;
-            if now.mono >= until {
-                return Step::Done(Err(Refusal::TimedOut));
-            }
-            self.requests.at_lsn(Lsn(min.0.saturating_add(1)), id);
-            self.requests.at_time(until, id);
-            self.actions.push(crate::core::Action::AskForProgress);
-            self.ask_for_record();
-            return Step::Wait;
+        if self.needed(pending.request.min_lsn) > self.stream.stamp() {
+            return self.ahead_of_the_stream(now, id);
         }
-        if pending.private_flight.is_some() {
-            return Step::Wait;
+        if pending.cut_flight.is_some() {
+            // The stream may be faster than the origin.
+            let texts = pending.texts.clone();
+            let answer = if self.is_fresh(now) { self.answer_from(&texts, &[], &[]) } else { None };
+            return answer.map_or(Step::Wait, |answer| Step::Done(Ok(answer)));
         }
         let (texts, pinned, waited) = (pending.texts.clone(), pending.pinned.clone(), pending.waited.clone());
         let fresh = self.is_fresh(now);
@@ -201,7 +199,7 @@ impl EdgeCore {
             }
         } else {
             // Nothing held may be served as fresh, and a fetch under way may be older than this request.
-            self.fetch_in_one_snapshot(now, id);
+            self.fetch_in_one_snapshot(now, id, false);
             return Step::Wait;
         }
         let missing: Vec<usize> =
@@ -227,7 +225,7 @@ impl EdgeCore {
         let Some(pending) = self.requests.pending.get_mut(&id) else { return };
         let since = *pending.torn_since.get_or_insert(now.mono);
         if now.mono >= since + self.config.cut_wait {
-            self.fetch_in_one_snapshot(now, id);
+            self.fetch_in_one_snapshot(now, id, false);
         } else {
             self.requests.at_lsn(settled, id);
             self.requests.at_time(since + self.config.cut_wait, id);
@@ -256,11 +254,19 @@ impl EdgeCore {
         }
     }
 
-    /// One fetch of everything the request wants, for it alone.
-    fn fetch_in_one_snapshot(&mut self, now: Now, id: RequestId) {
+    /// One fetch of everything the request wants, in one snapshot. Requests for the same join one that is under way: what it
+    /// reads is not older than a copy may be.
+    pub(crate) fn fetch_in_one_snapshot(&mut self, now: Now, id: RequestId, proving: bool) {
         let Some(pending) = self.requests.pending.get_mut(&id) else { return };
         pending.waited.fill(true);
         pending.pinned.fill(None);
+        let cut = Cut { instances: pending.texts.clone(), proving };
+        let recent = now.mono.saturating_sub(self.config.max_staleness);
+        if let Some((flight, under_way)) = self.flights.of_cut(&cut, recent) {
+            under_way.waiters.push(id);
+            pending.cut_flight = Some(flight);
+            return;
+        }
         let mut wanted: Vec<Wanted> = Vec::new();
         for (instance, text) in pending.request.instances.iter().zip(&pending.texts) {
             if wanted.iter().all(|other| other.text != *text) {
@@ -268,15 +274,14 @@ impl EdgeCore {
             }
         }
         // A few milliseconds between attempts: a transaction that was delivered becomes visible within them.
-        let delay = if pending.private_attempts == 0 {
-            0
-        } else {
-            (1_000 << pending.private_attempts.min(6)).min(50_000)
+        let delay = match pending.cut_attempts {
+            0 => 0,
+            attempts => (1_000 << attempts.min(6)).min(50_000),
         };
-        pending.private_attempts += 1;
-        let flight = self.launch(now, wanted, false, Some(id), Vec::new(), delay);
+        pending.cut_attempts += 1;
+        let flight = self.launch(now, wanted, false, Some(cut), vec![id], delay);
         if let Some(pending) = self.requests.pending.get_mut(&id) {
-            pending.private_flight = Some(flight);
+            pending.cut_flight = Some(flight);
         }
     }
 
@@ -312,9 +317,9 @@ impl EdgeCore {
     /// The request no longer waits for this fetch, if it was one of its own.
     pub(crate) fn detach(&mut self, id: RequestId, flight: FlightId) {
         if let Some(pending) = self.requests.pending.get_mut(&id)
-            && pending.private_flight == Some(flight)
+            && pending.cut_flight == Some(flight)
         {
-            pending.private_flight = None;
+            pending.cut_flight = None;
         }
     }
 

@@ -118,9 +118,13 @@ pub(crate) struct Pending {
     /// Since when everything is there except that some copies are ahead of the stream.
     pub(crate) torn_since: Option<u64>,
     /// A fetch of all its instances in one snapshot is under way.
-    pub(crate) private_flight: Option<u64>,
+    pub(crate) cut_flight: Option<u64>,
     /// How many such fetches have been made.
-    pub(crate) private_attempts: u32,
+    pub(crate) cut_attempts: u32,
+    /// When it first asked the origin because the stream did not come.
+    pub(crate) resorted_at: Option<u64>,
+    /// What is pinned holds every transaction whose commit record starts at or before this.
+    pub(crate) proven: Lsn,
     /// The position it is listed under.
     pub(crate) awaited_lsn: Option<Lsn>,
 }

@@ -20,6 +20,7 @@ impl EdgeCore {
             self.stats.resets += 1;
         }
         self.stream.restart(position);
+        self.promised = Lsn::ZERO;
         self.forget_warm();
         self.definitions.unload();
         self.agenda.clear();

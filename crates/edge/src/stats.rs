@@ -11,6 +11,8 @@ pub struct Stats {
     pub served_reactive: u64,
     /// Shard copies that had to come from the origin while the request waited.
     pub served_origin: u64,
+    /// Requests answered of a position that the stream had not reached.
+    pub served_beyond: u64,
     /// Requests refused after they were accepted for waiting (time-out, origin out of reach).
     pub refused: u64,
     /// Stream frames applied.

@@ -1,10 +1,10 @@
 use bincode::{Decode, Encode};
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::{Lsn, Snapshot};
+use crate::{Lsn, Mapping, Snapshot};
 
 /// One message of the answer to `foreshard.fetch`: first a header, then for each requested instance either
-/// `Failed`, or `Instance` and its `Rows` (zero or more messages).
+/// `Failed`, or `Instance` and its `Rows` (zero or more messages). Where no instance is requested, a `Horizon` follows.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub enum FetchPart {
     /// Always first.
@@ -41,6 +41,20 @@ pub enum FetchPart {
         /// Words for the operator's log; may name columns and types, never row values.
         message: String,
     },
+    /// How far the log is, and what readers do not see of it.
+    Horizon(Horizon),
+}
+
+/// A place of the log such that a later snapshot holds all that had committed before it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Horizon {
+    /// The log is written and flushed up to here.
+    pub flushed: Lsn,
+    /// Every transaction whose commit is before that is visible to readers. If not, one of them hangs, waiting for a standby for
+    /// instance, and nothing is proved.
+    pub settled: bool,
+    /// What each function may read, in a snapshot that sees all of these.
+    pub mappings: Vec<Mapping>,
 }
 
 /// In which state of the origin the fetch was made.

@@ -18,7 +18,7 @@ pub use catalog::{CatalogSnapshot, EdgeName, FunctionId, Mapping, Schedule, Sche
 pub use codec::{DecodeError, RowsWriter, Wire, decode, encode};
 pub use disk::{DISK_VERSION, KeptCopy, KeptState};
 pub use fetch::{
-    Column, ColumnKind, Comparison, FetchFailure, FetchHeader, FetchPart, Row, RowOrder, fingerprint,
+    Column, ColumnKind, Comparison, FetchFailure, FetchHeader, FetchPart, Horizon, Row, RowOrder, fingerprint,
 };
 pub use frame::{CatalogChange, Deltas, Event, Frame, InstanceRows, KeyChange, RowChange, WholeReason};
 pub use ids::{IdError, InstanceId, KeyPart, ShardName};

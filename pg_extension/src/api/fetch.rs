@@ -1,18 +1,19 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use foreshard_protocol::{
-    FetchFailure, FetchHeader, FetchPart, IdError, InstanceId, KeyPart, RowsWriter, encode,
+    FetchFailure, FetchHeader, FetchPart, Horizon, IdError, InstanceId, KeyPart, RowsWriter, encode,
 };
 use pgrx::PgSqlErrorCode;
 
 use super::edge::authorized;
 use super::statement::Readable;
-use crate::catalog::{self, Shard, fail};
+use crate::catalog::{self, Shard, Tables, fail};
 use crate::pg::identity::Acting;
 use crate::pg::rows::{KeyValue, attempt, key_value, read};
 use crate::pg::scan::View;
 use crate::pg::settled::{Newest, lock_for_reading};
-use crate::pg::{Oid, identity, log};
+use crate::pg::{Oid, identity, log, unsettled};
 
 /// Instances in one call.
 const INSTANCES: usize = 1000;
@@ -20,6 +21,8 @@ const INSTANCES: usize = 1000;
 const CHUNK: usize = 64 << 10;
 /// An instance of more text than this is not given out.
 const INSTANCE_BYTES: usize = 64 << 20;
+/// A commit becomes visible within milliseconds, unless it waits for a standby that is not there.
+const SETTLE_WITHIN: Duration = Duration::from_millis(100);
 /// Rows read from the executor at once.
 const BATCH: i32 = 200;
 
@@ -66,6 +69,9 @@ pub(crate) fn fetch(
     };
     let header = FetchHeader { snapshot: log::statement_snapshot(), wal_lsn: log::insert_position() };
     put(&encode(&FetchPart::Header(header)));
+    if ids.is_empty() {
+        put(&encode(&FetchPart::Horizon(horizon(&tables))));
+    }
     let mut fetcher = Fetcher { mapped: &mapped, readable: BTreeMap::new() };
     for (index, id) in (0..).zip(&ids) {
         let answer = match id {
@@ -76,6 +82,25 @@ pub(crate) fn fetch(
             Ok(parts) => parts.iter().for_each(|part| put(part)),
             Err((failure, message)) => put(&encode(&FetchPart::Failed { index, failure, message })),
         }
+    }
+}
+
+/// The order counts: what has committed by the first step is among what the second finds, or visible, and the third waits a moment for
+/// the former.
+fn horizon(tables: &Tables) -> Horizon {
+    let flushed = log::insert_position();
+    log::flush(flushed);
+    let mut unsettled = unsettled::invisible_commits();
+    let began = Instant::now();
+    loop {
+        let _snapshot = Newest::snapshot();
+        let seen = log::statement_snapshot();
+        unsettled.retain(|xid| !seen.sees(*xid));
+        if unsettled.is_empty() || began.elapsed() > SETTLE_WITHIN {
+            let (_, mappings) = catalog::definitions(tables, View::Statement).wire();
+            return Horizon { flushed, settled: unsettled.is_empty(), mappings };
+        }
+        unsettled::pause();
     }
 }
 

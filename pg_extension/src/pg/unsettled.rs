@@ -29,6 +29,13 @@ pub(crate) fn commits_unseen_by(snapshot: &Snapshot) -> Vec<Xid> {
     committed(known.chain(newer).filter(|xid| *xid >= 3).map(pg_sys::TransactionId::from).collect())
 }
 
+/// Lets the others go on for a moment; an ERROR if this statement is to end.
+pub(crate) fn pause() {
+    pgrx::check_for_interrupts!();
+    // SAFETY: sleeps, and nothing else.
+    unsafe { pg_sys::pg_usleep(100) }
+}
+
 /// Ids of all transactions that are in the list of running ones.
 fn running() -> Vec<pg_sys::TransactionId> {
     // SAFETY: the function returns with two locks held, for the caller to release, and the ids in memory that they protect. Nothing in
@@ -69,8 +76,7 @@ fn wait_for_statuses() {
     unsafe {
         let list = pg_sys::GetVirtualXIDsDelayingChkpt(&raw mut count, kind);
         while count > 0 && pg_sys::HaveVirtualXIDsDelayingChkpt(list, count, kind) {
-            pgrx::check_for_interrupts!();
-            pg_sys::pg_usleep(100);
+            pause();
         }
         pg_sys::pfree(list.cast());
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use foreshard_edge::{Fetched, FetchedInstance, FlightOrder, Layout};
-use foreshard_protocol::{FetchPart, decode};
+use foreshard_protocol::{FetchFailure, FetchHeader, FetchPart, Horizon, decode};
 use futures_util::TryStreamExt;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -66,24 +66,38 @@ async fn fetch(origin: &Origin, edge: &str, order: &FlightOrder) -> anyhow::Resu
     let connection = origin.get().await?;
     let instances: Vec<&str> = order.instances.iter().map(|instance| &**instance).collect();
     let parameters: [&(dyn ToSql + Sync); 2] = [&edge, &instances];
-    let rows = connection.client.query_raw(&connection.fetch, parameters).await;
-    let mut rows = pin!(rows.map_err(|error| OriginError::of(&error))?);
-    let mut answer = Assembly::new(instances.len());
-    while let Some(row) = rows.try_next().await.map_err(|error| OriginError::of(&error))? {
-        answer.take(&row)?;
+    let ask = async |parameters: [&(dyn ToSql + Sync); 2], mut answer: Assembly| {
+        let rows = connection.client.query_raw(&connection.fetch, parameters).await;
+        let mut rows = pin!(rows.map_err(|error| OriginError::of(&error))?);
+        while let Some(row) = rows.try_next().await.map_err(|error| OriginError::of(&error))? {
+            answer.take(&row)?;
+        }
+        anyhow::Ok(answer)
+    };
+    if !order.prove {
+        return ask(parameters, Assembly::new(instances.len())).await?.finish();
     }
-    answer.finish()
+    // One after the other on one connection, sent together: the rows are read when the horizon is known.
+    let nothing: &[&str] = &[];
+    let (horizon, rows) = tokio::try_join!(
+        ask([&edge, &nothing], Assembly::new(0)),
+        ask(parameters, Assembly::new(instances.len()))
+    )?;
+    let horizon =
+        horizon.horizon.context("the origin tells no horizon: its library is older than this sidecar");
+    Ok(Fetched { horizon: Some(horizon?), ..rows.finish()? })
 }
 
 /// Puts the messages of one fetch together.
 struct Assembly {
-    header: Option<foreshard_protocol::FetchHeader>,
-    instances: Vec<Option<Result<FetchedInstance, (foreshard_protocol::FetchFailure, String)>>>,
+    header: Option<FetchHeader>,
+    horizon: Option<Horizon>,
+    instances: Vec<Option<Result<FetchedInstance, (FetchFailure, String)>>>,
 }
 
 impl Assembly {
     fn new(count: usize) -> Self {
-        Assembly { header: None, instances: (0..count).map(|_| None).collect() }
+        Assembly { header: None, horizon: None, instances: (0..count).map(|_| None).collect() }
     }
 
     fn take(&mut self, row: &Row) -> anyhow::Result<()> {
@@ -98,6 +112,7 @@ impl Assembly {
                 Some(Ok(instance)) => instance.rows.append(&mut rows),
                 _ => bail!("rows before their instance"),
             },
+            FetchPart::Horizon(horizon) => self.horizon = Some(horizon),
             FetchPart::Failed { index, failure, message } => {
                 *self.slot(index)? = Some(Err((failure, message)))
             }
@@ -108,8 +123,7 @@ impl Assembly {
     fn slot(
         &mut self,
         index: u32,
-    ) -> anyhow::Result<&mut Option<Result<FetchedInstance, (foreshard_protocol::FetchFailure, String)>>>
-    {
+    ) -> anyhow::Result<&mut Option<Result<FetchedInstance, (FetchFailure, String)>>> {
         self.instances.get_mut(index as usize).context("an instance that was not asked for")
     }
 
@@ -118,6 +132,7 @@ impl Assembly {
         let instances = self.instances.into_iter().collect::<Option<Vec<_>>>();
         Ok(Fetched {
             header,
+            horizon: None,
             instances: instances.context("an instance is missing in the answer to a fetch")?,
         })
     }

@@ -69,6 +69,11 @@ fn counters(stats: &Stats) -> Vec<Counter> {
                 ("{from=\"origin\"}", stats.served_origin),
             ],
         ),
+        (
+            "served_beyond_total",
+            "requests answered from the origin of a position that the stream had not reached",
+            one(stats.served_beyond),
+        ),
         ("refused_total", "requests that waited in vain", one(stats.refused)),
         ("frames_total", "stream frames applied", one(stats.frames)),
         ("frames_repeated_total", "stream frames that had been applied before", one(stats.frames_repeated)),

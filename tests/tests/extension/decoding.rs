@@ -299,7 +299,7 @@ async fn keys_of_every_type_are_what_a_fetch_calls_canonical() -> Result<()> {
             foreshard_protocol::FetchPart::Instance { canonical, .. } => answered.push(canonical),
             foreshard_protocol::FetchPart::Rows { rows, .. } => assert_eq!(rows.len(), 1, "{answered:?}"),
             foreshard_protocol::FetchPart::Failed { message, .. } => anyhow::bail!(message),
-            foreshard_protocol::FetchPart::Header(_) => {}
+            foreshard_protocol::FetchPart::Header(_) | foreshard_protocol::FetchPart::Horizon(_) => {}
         }
     }
     assert_eq!(answered, instances);

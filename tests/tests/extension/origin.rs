@@ -103,7 +103,7 @@ impl Origin {
                     row.iter().map(|value| value.as_deref().unwrap_or("-")).collect::<Vec<_>>().join("|")
                 })),
                 FetchPart::Failed { failure, .. } => lines.push(format!("{failure:?}")),
-                FetchPart::Header(_) | FetchPart::Instance { .. } => {}
+                FetchPart::Header(_) | FetchPart::Horizon(_) | FetchPart::Instance { .. } => {}
             }
         }
         Ok(lines)

@@ -63,7 +63,7 @@ pub(crate) async fn fetched(
             FetchPart::Instance { columns: described, .. } => columns = described,
             FetchPart::Rows { rows, .. } => all.extend(rows),
             FetchPart::Failed { message, .. } => anyhow::bail!(message),
-            FetchPart::Header(_) => {}
+            FetchPart::Header(_) | FetchPart::Horizon(_) => {}
         }
     }
     Ok((columns, all))

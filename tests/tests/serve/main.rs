@@ -1,6 +1,7 @@
 //! `foreshard serve` end to end, against a real PostgreSQL.
 
 mod answers;
+mod beyond;
 mod certificates;
 mod direct;
 mod faults;

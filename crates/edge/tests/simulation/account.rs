@@ -8,6 +8,7 @@ pub(crate) struct Summary {
     pub(crate) transactions: u64,
     pub(crate) answers: u64,
     pub(crate) from_copies: u64,
+    pub(crate) beyond: u64,
     pub(crate) several_parts: u64,
     pub(crate) refused: u64,
     pub(crate) invalidated: u64,
@@ -32,6 +33,7 @@ impl Summary {
         self.transactions += other.transactions;
         self.answers += other.answers;
         self.from_copies += other.from_copies;
+        self.beyond += other.beyond;
         self.several_parts += other.several_parts;
         self.refused += other.refused;
         self.invalidated += other.invalidated;

@@ -85,6 +85,7 @@ fn every_answer_keeps_the_contract() {
     for (what, count) in [
         ("answers", total.answers),
         ("answers from copies", total.from_copies),
+        ("answers of positions that the stream has not reached", total.beyond),
         ("answers of several parts", total.several_parts),
         ("refusals", total.refused),
         ("invalidations", total.invalidated),
@@ -180,4 +181,7 @@ planted! {
     unwritten_values_as_null: MissingValuesAsNull,
     invisible_before_a_definition_forgotten: UnsettledForgotten,
     invisible_before_the_stream_forgotten: UnsettledBeforeForgotten,
+    invisible_before_the_horizon_forgotten: HorizonOfTheLog,
+    horizon_asked_for_after_reading: HorizonAfterReading,
+    mappings_beyond_the_stream_forgotten: HorizonOfOldMappings,
 }

@@ -52,6 +52,12 @@ pub(crate) enum Mutant {
     UnsettledForgotten,
     /// The same, when the stream began.
     UnsettledBeforeForgotten,
+    /// Beyond the stream, what the log holds is taken for visible.
+    HorizonOfTheLog,
+    /// The origin is asked how far its log is after it was read.
+    HorizonAfterReading,
+    /// Beyond the stream, functions may read what they might before.
+    HorizonOfOldMappings,
 }
 
 /// The changes of rows in a frame, instance by instance.

@@ -1,16 +1,20 @@
 //! What passes between origin and edge: the stream, heartbeats, definitions and fetches, each with its faults.
 
 use foreshard_edge::{EdgeCore, Fetched, FetchedInstance, FlightId};
-use foreshard_protocol::{CatalogSnapshot, FetchFailure, FetchHeader, Frame, InstanceId, Lsn, Snapshot};
+use foreshard_protocol::{
+    CatalogSnapshot, FetchFailure, FetchHeader, Frame, Horizon, InstanceId, Lsn, Snapshot,
+};
 use rand::Rng;
 
 use crate::catalog::{instance, resolve};
 use crate::mutant::Mutant;
 use crate::rows;
-use crate::world::{Slot, Step, World};
+use crate::world::{Settling, Slot, Step, World};
 
 /// The shell gives a fetch up after this long.
 const FETCH_TIMEOUT: u64 = 150_000;
+/// The origin waits this long for commits to become visible.
+const SETTLE_WITHIN: u64 = 20_000;
 
 impl World {
     /// One way over the link.
@@ -246,14 +250,56 @@ impl World {
         !self.calm && self.rng.random_bool(self.profile.fetch_error)
     }
 
-    pub(crate) fn fetch_read(&mut self, flight: FlightId, instances: &[String]) {
+    pub(crate) fn fetch_read(&mut self, flight: FlightId, instances: Vec<String>, prove: bool) {
         if !self.origin_up || self.fetch_fails() {
             let wait = if self.rng.random_bool(0.5) { self.way() } else { FETCH_TIMEOUT };
             self.after(wait, Step::FetchAnswered(flight, Err("out of reach".into())));
             return;
         }
+        if prove {
+            let (now, insert) = (self.now, self.origin.insert);
+            self.origin.flush(now, insert);
+            let unsettled = match self.mutant {
+                Some(Mutant::HorizonOfTheLog) => Vec::new(),
+                _ => self.origin.unsettled(),
+            };
+            let (flushed, incarnation) = (self.origin.flushed, self.incarnation());
+            self.fetch_settles(flight, instances, Settling { flushed, unsettled, since: now, incarnation });
+        } else {
+            self.read_all(flight, &instances, None);
+        }
+    }
+
+    /// Of the origin: another one after a crash.
+    fn incarnation(&self) -> u64 {
+        self.summary.crashes + self.summary.restores
+    }
+
+    pub(crate) fn fetch_settles(&mut self, flight: FlightId, instances: Vec<String>, mut settling: Settling) {
+        if settling.incarnation != self.incarnation() {
+            let way = self.way();
+            self.after(way, Step::FetchAnswered(flight, Err("the connection is lost".into())));
+            return;
+        }
+        let seen = self.origin.snapshot();
+        settling.unsettled.retain(|xid| !seen.sees(*xid));
+        let settled = settling.unsettled.is_empty();
+        if !settled && self.now < settling.since + SETTLE_WITHIN {
+            self.after(500, Step::FetchSettles(flight, instances, settling));
+            return;
+        }
+        let (_, mappings) = match self.mutant {
+            Some(Mutant::HorizonOfOldMappings) => self.origin.first_defs().wire(),
+            _ => self.origin.visible_defs().wire(),
+        };
+        let horizon = Horizon { flushed: settling.flushed, settled, mappings };
+        self.read_all(flight, &instances, Some(horizon));
+    }
+
+    fn read_all(&mut self, flight: FlightId, instances: &[String], horizon: Option<Horizon>) {
         let result = Fetched {
             header: FetchHeader { snapshot: self.origin.snapshot(), wal_lsn: self.origin.insert },
+            horizon,
             instances: instances.iter().map(|text| self.read(text)).collect(),
         };
         self.note(|| format!("read {flight} in {}", result.header.snapshot));
@@ -292,6 +338,11 @@ impl World {
                         snapshot.in_progress.push(old);
                         snapshot.in_progress.sort_unstable();
                         snapshot.xmin = snapshot.xmin.min(old);
+                    }
+                }
+                Mutant::HorizonAfterReading => {
+                    if let Some(horizon) = &mut fetched.horizon {
+                        horizon.flushed = self.origin.flushed;
                     }
                 }
                 Mutant::SettledAtOnce => fetched.header.wal_lsn = Lsn::ZERO,

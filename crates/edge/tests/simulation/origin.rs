@@ -418,6 +418,11 @@ impl Origin {
         rows::content(shard, key, visible)
     }
 
+    /// Definitions before any transaction.
+    pub(crate) fn first_defs(&self) -> &Defs {
+        &self.initial_defs
+    }
+
     /// Definitions as a reader of now sees them.
     pub(crate) fn visible_defs(&self) -> Defs {
         self.defs_of(|txn| txn.state == State::Visible)

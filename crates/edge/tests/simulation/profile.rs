@@ -57,7 +57,7 @@ impl Profile {
                 max_staleness: rng.random_range(150_000..400_000),
                 cut_wait: [0, 2_000, 20_000][rng.random_range(0..3)],
                 request_timeout: rng.random_range(100_000..400_000),
-                min_lsn_wait: rng.random_range(50_000..400_000),
+                min_lsn_wait: [1_000, 15_000, rng.random_range(50_000..400_000)][rng.random_range(0..3)],
                 prefetch_concurrency: rng.random_range(1..5),
                 prefetch_bytes_per_second: [0, 0, 2_000, 200_000][rng.random_range(0..4)],
                 prefetch_batch: rng.random_range(1..6),

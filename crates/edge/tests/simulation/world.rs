@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use foreshard_edge::{Action, Answer, EdgeCore, Fetched, FlightId, Now, Refusal, RequestId};
-use foreshard_protocol::{CatalogSnapshot, Frame, Lsn, Snapshot};
+use foreshard_protocol::{CatalogSnapshot, Frame, Lsn, Snapshot, Xid};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -38,8 +38,19 @@ pub(crate) enum Step {
     BeatAnswered((u64, Lsn), Option<(Lsn, Snapshot)>),
     CatalogRead(u64),
     CatalogAnswered(u64, Option<Box<CatalogSnapshot>>),
-    FetchRead(FlightId, Vec<String>),
+    FetchRead(FlightId, Vec<String>, bool),
+    /// The origin waits for commits to become visible, before it tells its horizon.
+    FetchSettles(FlightId, Vec<String>, Settling),
     FetchAnswered(FlightId, Result<Box<Fetched>, String>),
+}
+
+/// A horizon in the making.
+pub(crate) struct Settling {
+    pub(crate) flushed: Lsn,
+    pub(crate) unsettled: Vec<Xid>,
+    pub(crate) since: u64,
+    /// Of the origin; another one has taken its place after a crash.
+    pub(crate) incarnation: u64,
 }
 
 /// Steps that are numbered each for itself.
@@ -204,6 +215,7 @@ impl World {
                 | Step::CatalogRead(_)
                 | Step::CatalogAnswered(..)
                 | Step::FetchRead(..)
+                | Step::FetchSettles(..)
                 | Step::FetchAnswered(..)
         );
         self.next_step += 1;
@@ -272,7 +284,10 @@ impl World {
             Step::BeatAnswered(asked, answer) => self.beat_answered(asked, answer)?,
             Step::CatalogRead(epoch) => self.catalog_read(epoch),
             Step::CatalogAnswered(epoch, answer) => self.catalog_answered(epoch, answer)?,
-            Step::FetchRead(flight, instances) => self.fetch_read(flight, &instances),
+            Step::FetchRead(flight, instances, prove) => self.fetch_read(flight, instances, prove),
+            Step::FetchSettles(flight, instances, settling) => {
+                self.fetch_settles(flight, instances, settling);
+            }
             Step::FetchAnswered(flight, result) => self.fetch_answered(flight, result)?,
         }
         Ok(())
@@ -290,7 +305,7 @@ impl World {
                     let texts: Vec<String> = order.instances.iter().map(|text| text.to_string()).collect();
                     self.note(|| format!("fetch {} of {texts:?} after {}", order.id, order.delay));
                     let way = order.delay + self.way();
-                    self.after(way, Step::FetchRead(order.id, texts));
+                    self.after(way, Step::FetchRead(order.id, texts, order.prove));
                 }
                 Action::Reply(id, result) => self.reply(id, result)?,
                 Action::AskForProgress => {
@@ -334,6 +349,7 @@ impl World {
                 let copies =
                     answer.parts.iter().filter(|p| p.served_from != foreshard_edge::ServedFrom::Origin);
                 self.summary.from_copies += u64::from(copies.count() > 0);
+                self.summary.beyond += u64::from(answer.lsn >= self.core.applied());
                 // What it says is of a past that the origin does not have any more, and of which nobody has told it.
                 if !self.met_the_restore {
                     return Ok(());
