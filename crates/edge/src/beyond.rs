@@ -17,6 +17,11 @@ impl EdgeCore {
         min_lsn.map_or(self.promised, |min| min.max(self.promised))
     }
 
+    /// What the log of the origin has to hold, as long as it is the same: what is applied here, and what answers have promised.
+    pub fn relied_on(&self) -> Lsn {
+        self.applied().max(self.promised)
+    }
+
     /// A request needs more than the stream has brought.
     pub(crate) fn ahead_of_the_stream(&mut self, now: Now, id: RequestId) -> Step {
         let stamp = self.stream.stamp();

@@ -208,7 +208,7 @@ impl EdgeCore {
 
     /// What the origin said when asked at `asked_at` (microseconds, monotonic clock, before the question was sent):
     /// its flush position and what readers see.
-    /// `position` is [`applied`](Self::applied) as it was when the question was sent.
+    /// `position` is [`relied_on`](Self::relied_on) as it was when the question was sent.
     pub fn origin_state(
         &mut self,
         now: Now,

@@ -185,7 +185,7 @@ impl EdgeCore {
         }
         let texts = instances.iter().map(|wanted| wanted.text.clone()).collect();
         let started_at = now.mono + delay;
-        let position = self.stream.position().max(self.promised);
+        let position = self.relied_on();
         let prove = cut.as_ref().is_some_and(|cut| cut.proving);
         let flight = Flight {
             instances,

@@ -76,7 +76,7 @@ async fn follow(
     };
     drop(client);
     // What was applied since the last acknowledgement counts, too.
-    past.moved(shared.look(|core, _| core.applied()), Lsn::ZERO);
+    past.moved(shared.look(|core, _| core.relied_on()), Lsn::ZERO);
     let loss = past.loss(&stream.origin, start, stream.created_at.is_some());
     match &loss {
         None => tracing::info!(slot = slot.name, %start, "the change stream goes on"),

@@ -105,7 +105,7 @@ async fn converse(
 
 /// Asks the origin what it has flushed and what readers see; makes the stream move if it stands still behind that.
 async fn beat(config: &Config, shared: &Shared, client: &Client, previous: &mut Lsn) -> anyhow::Result<()> {
-    let asked = (shared.mono(), shared.look(|core, _| core.applied()));
+    let asked = (shared.mono(), shared.look(|core, _| core.relied_on()));
     let query = "SELECT pg_catalog.pg_current_snapshot()::text, pg_catalog.pg_current_wal_flush_lsn()::text, \
                  pg_catalog.current_setting('synchronous_standby_names') <> ''";
     let row = one_row(client, config.connect_timeout, query, &[]).await?;

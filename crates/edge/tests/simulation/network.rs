@@ -40,7 +40,7 @@ impl World {
         let confirmed = self.slot.get_or_insert(Slot { confirmed: insert, persisted: insert }).confirmed;
         // As the shell decides; see feed/past.rs.
         let same_history =
-            self.timeline == self.origin.timeline && self.core.applied() <= self.origin.flushed;
+            self.timeline == self.origin.timeline && self.core.relied_on() <= self.origin.flushed;
         let continues = !created
             && self.acknowledged > Lsn::ZERO
             && confirmed <= self.acknowledged
@@ -162,7 +162,7 @@ impl World {
     }
 
     pub(crate) fn beat(&mut self) {
-        let (way, asked) = (self.way(), (self.now, self.core.applied()));
+        let (way, asked) = (self.way(), (self.now, self.core.relied_on()));
         self.after(way, Step::BeatAsked(asked));
     }
 
