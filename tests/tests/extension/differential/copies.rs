@@ -165,6 +165,7 @@ impl Copies {
                     self.forms.insert(shard.clone(), form);
                 }
                 FetchPart::Rows { index, rows } => answers[index as usize].extend(rows),
+                FetchPart::Horizon(_) => {}
                 FetchPart::Failed { index, message, .. } => {
                     anyhow::bail!("{}: {message}", asked[index as usize].2)
                 }
