@@ -8,7 +8,7 @@ use super::{explained, refuse};
 
 /// The limits that a DBA has set.
 #[derive(Debug, PartialEq)]
-struct Limits {
+pub(super) struct Limits {
     kinds: Vec<Kind>,
     per_day: i64,
     /// Least gain in hit ratio, where one is expected.
@@ -56,38 +56,34 @@ impl Limits {
     }
 }
 
-/// Applies what the limits allow, the greatest gain first, and says so.
-pub(super) async fn apply(client: &mut Client, stored: &Stored) -> anyhow::Result<()> {
-    let row = client
-        .query_one(
-            "SELECT coalesce(current_setting('foreshard.auto_shard', true), ''), coalesce(current_setting('foreshard.auto_shard_per_day', true), ''),
-                 coalesce(current_setting('foreshard.auto_shard_gain', true), ''),
-                 (SELECT count(*) FROM foreshard.advice WHERE applied_at > now() - interval '1 day' AND evidence ? 'auto')",
-            &[],
-        )
-        .await
-        .map_err(explained)?;
-    let limits = match Limits::parse(row.get(0), row.get(1), row.get(2)) {
-        Ok(Some(limits)) => limits,
-        Ok(None) => {
-            println!(
-                "nothing is applied: foreshard.auto_shard is off (ALTER DATABASE … SET foreshard.auto_shard = 'on')"
-            );
-            return Ok(());
-        }
-        Err(mistake) => return refuse(mistake),
-    };
-    let left = (limits.per_day - row.get::<_, i64>(3)).max(0) as usize;
-    let mut allowed: Vec<&(i64, Advice)> = stored.advice.iter().filter(|(_, a)| limits.allow(a)).collect();
+/// The limits as the database has them now; `None` if nothing may be applied without asking.
+pub(super) async fn limits(client: &Client) -> anyhow::Result<Option<Limits>> {
+    let settings = "SELECT coalesce(current_setting('foreshard.auto_shard', true), ''),
+        coalesce(current_setting('foreshard.auto_shard_per_day', true), ''),
+        coalesce(current_setting('foreshard.auto_shard_gain', true), '')";
+    let row = client.query_one(settings, &[]).await.map_err(explained)?;
+    Limits::parse(row.get(0), row.get(1), row.get(2)).or_else(refuse)
+}
+
+/// Applies what the limits allow and nobody took back before, the greatest gain first; says for each what became of it.
+pub(super) async fn apply(
+    client: &mut Client,
+    stored: &Stored,
+    limits: &Limits,
+) -> anyhow::Result<Vec<String>> {
+    let done = "SELECT count(*) FROM foreshard.advice WHERE applied_at > now() - interval '1 day' AND evidence ? 'auto'";
+    let done: i64 = client.query_one(done, &[]).await.map_err(explained)?.get(0);
+    let left = (limits.per_day - done).max(0) as usize;
+    let mut said = Vec::new();
+    let taken_back = store::taken_back(client).await?;
+    let wanted = |a: &Advice| !taken_back.iter().any(|(kind, of)| kind == a.kind.name() && *of == a.subject);
+    let mut allowed: Vec<&(i64, Advice)> =
+        stored.advice.iter().filter(|(_, a)| limits.allow(a) && wanted(a)).collect();
     let gain = |a: &Advice| a.expected.hit_ratio.1 - a.expected.hit_ratio.0;
     allowed.sort_by(|(_, a), (_, b)| gain(b).total_cmp(&gain(a)));
     if allowed.len() > left {
-        println!(
-            "{} of {} are applied now: foreshard.auto_shard_per_day is {}",
-            left,
-            allowed.len(),
-            limits.per_day
-        );
+        let (all, most) = (allowed.len(), limits.per_day);
+        said.push(format!("{left} of {all} are applied now: foreshard.auto_shard_per_day is {most}"));
     }
     for (id, advice) in allowed.into_iter().take(left) {
         match store::apply(client, *id).await {
@@ -95,13 +91,16 @@ pub(super) async fn apply(client: &mut Client, stored: &Stored) -> anyhow::Resul
                 let noted =
                     "UPDATE foreshard.advice SET evidence = evidence || '{\"auto\": true}' WHERE id = $1";
                 client.execute(noted, &[id]).await.map_err(explained)?;
-                println!("applied {id}: {} (foreshard advise --revert {id} takes it back)", advice.text);
+                said.push(format!(
+                    "applied {id}: {} (foreshard advise --revert {id} takes it back)",
+                    advice.text
+                ));
             }
             // One that fails must not keep the others from being done.
-            Err(error) => println!("not applied {id}: {error:#}"),
+            Err(error) => said.push(format!("not applied {id}: {error:#}")),
         }
     }
-    Ok(())
+    Ok(said)
 }
 
 #[cfg(test)]

@@ -49,19 +49,30 @@ pub(crate) struct AdviseArgs {
     /// Advise, then apply what foreshard.auto_shard of this database allows
     #[arg(long)]
     auto: bool,
+    #[command(flatten)]
+    judged: Judged,
+}
+
+/// By what is judged.
+#[derive(Clone, Debug, Args)]
+struct Judged {
     /// Judge by at most so many of the latest executions
-    #[arg(long, value_name = "COUNT", default_value_t = 200_000, value_parser = clap::value_parser!(i64).range(1..=5_000_000))]
+    #[arg(long, value_name = "COUNT", default_value_t = EXECUTIONS, value_parser = clap::value_parser!(i64).range(1..=5_000_000))]
     executions: i64,
     /// Judge by executions logged in the last so many days
-    #[arg(long, value_name = "DAYS", default_value_t = 14, value_parser = clap::value_parser!(i32).range(1..=3650))]
+    #[arg(long, value_name = "DAYS", default_value_t = DAYS, value_parser = clap::value_parser!(i32).range(1..=3650))]
     days: i32,
     /// Bytes of copies that an edge has room for, as its reactive_bytes
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = parse_bytes)]
     edge_bytes: usize,
     /// Reads of a shard before anything is said about it
-    #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "COUNT", default_value_t = ENOUGH, value_parser = clap::value_parser!(u64).range(1..))]
     enough: u64,
 }
+
+const EXECUTIONS: i64 = 200_000;
+const DAYS: i32 = 14;
+const ENOUGH: u64 = 20;
 
 /// Advises, applies or takes back.
 ///
@@ -70,11 +81,7 @@ pub(crate) struct AdviseArgs {
 pub(crate) async fn run(args: AdviseArgs) -> anyhow::Result<()> {
     let origin =
         OriginAddress::parse(&args.origin).map_err(|mistake| anyhow::anyhow!("--origin: {mistake}"))?;
-    let mut client = connect(&origin, Duration::from_secs(10)).await?;
-    client
-        .batch_execute("SET application_name = 'foreshard advise'; SET search_path = pg_catalog, pg_temp")
-        .await
-        .map_err(explained)?;
+    let mut client = open(&origin).await?;
     match (args.apply, args.revert) {
         (Some(id), _) => {
             let done =
@@ -89,22 +96,52 @@ pub(crate) async fn run(args: AdviseArgs) -> anyhow::Result<()> {
             println!("reverted {id}: {}\n{}", done.text, done.statement);
         }
         (None, None) => {
-            let stored = make(&mut client, &args).await?;
+            let stored = make(&mut client, &args.judged).await?;
             if args.json {
                 println!("{}", print::json(&stored)?);
             } else {
                 print!("{}", print::table(&stored));
             }
             if args.auto {
-                auto::apply(&mut client, &stored).await?;
+                let Some(limits) = auto::limits(&client).await? else {
+                    println!(
+                        "nothing is applied: foreshard.auto_shard is off (ALTER DATABASE … SET foreshard.auto_shard = 'on')"
+                    );
+                    return Ok(());
+                };
+                auto::apply(&mut client, &stored, &limits).await?.iter().for_each(|said| println!("{said}"));
             }
         }
     }
     Ok(())
 }
 
+/// Advises, and applies what `foreshard.auto_shard` of the database allows; without it, does nothing. `edge_bytes`: what an edge
+/// has room for. Says what it did.
+///
+/// # Errors
+/// In words, when the origin refuses something or the limits make no sense.
+pub(crate) async fn automatic(origin: &OriginAddress, edge_bytes: usize) -> anyhow::Result<Vec<String>> {
+    let mut client = open(origin).await?;
+    let Some(limits) = auto::limits(&client).await? else {
+        return Ok(vec!["foreshard.auto_shard is off".to_owned()]);
+    };
+    let judged = Judged { executions: EXECUTIONS, days: DAYS, edge_bytes, enough: ENOUGH };
+    let stored = make(&mut client, &judged).await?;
+    auto::apply(&mut client, &stored, &limits).await
+}
+
+async fn open(origin: &OriginAddress) -> anyhow::Result<Client> {
+    let client = connect(origin, Duration::from_secs(10)).await?;
+    client
+        .batch_execute("SET application_name = 'foreshard advise'; SET search_path = pg_catalog, pg_temp")
+        .await
+        .map_err(explained)?;
+    Ok(client)
+}
+
 /// Everything that is said, with the numbers under which it is stored.
-async fn make(client: &mut Client, args: &AdviseArgs) -> anyhow::Result<store::Stored> {
+async fn make(client: &mut Client, args: &Judged) -> anyhow::Result<store::Stored> {
     // One snapshot for the log, the catalog and the trials: what is advised belongs together.
     let transaction = begin(client, IsolationLevel::RepeatableRead).await?;
     let accesses = log::read(&transaction, args.days, args.executions).await.map_err(explained)?;

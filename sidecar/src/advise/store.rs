@@ -171,6 +171,14 @@ pub(super) async fn revert(client: &mut Client, id: i64) -> anyhow::Result<Done>
     Ok(Done { text: kept.text, statement: undo })
 }
 
+/// Kind and subject of what was applied and taken back: somebody did not want it.
+pub(super) async fn taken_back(client: &Client) -> anyhow::Result<Vec<(String, String)>> {
+    let them =
+        "SELECT kind, subject FROM foreshard.advice WHERE reverted_at IS NOT NULL AND kind IS NOT NULL";
+    let rows = client.query(them, &[]).await.map_err(explained)?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
 async fn run(transaction: &Transaction<'_>, statement: &str) -> anyhow::Result<()> {
     // Definitions and tables are waited for, but nobody has to wait long behind this.
     transaction.batch_execute("SET LOCAL lock_timeout = '5s'").await.map_err(explained)?;

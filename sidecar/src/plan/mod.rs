@@ -1,6 +1,7 @@
 //! `foreshard plan`: the daemon around the predictive analytics engine. It reads the execution log as it grows, learns,
 //! and publishes a prefetch schedule for every edge.
 
+mod advising;
 mod catalog;
 mod explain;
 mod learner;
@@ -18,6 +19,7 @@ use foreshard_planner::{EdgeSchedule, WindowRequest};
 use rand::Rng;
 use tracing::{debug, info, warn};
 
+use advising::Advising;
 use catalog::Catalog;
 pub(crate) use explain::{ExplainArgs, explain};
 use learner::Learner;
@@ -95,6 +97,7 @@ struct Planner {
     /// Whether the origin has refused to take measures, which is told once.
     unreported: bool,
     page: Page,
+    advising: Advising,
     /// Which database the learner learned from.
     learned_from: String,
     saved: Instant,
@@ -123,6 +126,7 @@ impl Planner {
             withheld_total: 0,
             unreported: false,
             page,
+            advising: Advising::default(),
             learned_from: String::new(),
             saved: Instant::now(),
         }
@@ -267,6 +271,7 @@ impl Planner {
             }
         }
         self.report(session).await?;
+        self.advising.look(&self.settings);
         self.save_sometimes();
         let took = begun.elapsed();
         self.page.show(&self.metrics(true, published, took, now));

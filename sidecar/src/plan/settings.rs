@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use chrono_tz::Tz;
 use clap::Args;
 use serde::Deserialize;
 
 use crate::clock::Clock;
-use crate::config::Mistakes;
+use crate::config::{Mistakes, parse_bytes};
 use crate::origin::OriginAddress;
 
 /// Learn from the execution log and publish prefetch schedules.
@@ -48,6 +49,12 @@ pub(crate) struct PlanArgs {
     /// Where to answer /metrics, /live and /ready, as in 127.0.0.1:9188.
     #[arg(long, env = "FORESHARD_PLAN_LISTEN", value_name = "ADDR:PORT")]
     pub(crate) listen: Option<String>,
+    /// Seconds between two looks at whether shards should change, where foreshard.auto_shard of the database allows it; 0: never [default: 86400].
+    #[arg(long, env = "FORESHARD_ADVISE_EVERY", value_name = "SECONDS")]
+    pub(crate) advise_every: Option<i64>,
+    /// Bytes of copies that an edge has room for, as its reactive_bytes, when that is looked at [default: 64MiB].
+    #[arg(long, env = "FORESHARD_EDGE_BYTES", value_name = "SIZE")]
+    pub(crate) edge_bytes: Option<String>,
     /// File that keeps what was learned over restarts; without it, or when it is of no use, the log tells it again.
     #[arg(long, env = "FORESHARD_PLAN_STATE", value_name = "FILE")]
     pub(crate) state: Option<PathBuf>,
@@ -68,6 +75,8 @@ struct File {
     publish_lead: Option<i64>,
     history_days: Option<i64>,
     control: Option<f64>,
+    advise_every: Option<i64>,
+    edge_bytes: Option<String>,
     listen: Option<String>,
     state: Option<PathBuf>,
     timezones: BTreeMap<String, String>,
@@ -89,6 +98,10 @@ pub(crate) struct Settings {
     pub(crate) history: chrono::TimeDelta,
     /// Share of the decisions that are withheld, 0..=0.5.
     pub(crate) control: f64,
+    /// From one look at the shard definitions to the next, in real time; `None`: they are left alone.
+    pub(crate) advise_every: Option<Duration>,
+    /// Bytes that an edge has room for.
+    pub(crate) edge_bytes: usize,
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) state: Option<PathBuf>,
     pub(crate) timezones: BTreeMap<String, Tz>,
@@ -140,6 +153,11 @@ impl Settings {
         let every = whole("every", args.every, file.every, 300, 10, 3600);
         let publish_lead = whole("publish_lead", args.publish_lead, file.publish_lead, 2, 0, 3600);
         let days = whole("history_days", args.history_days, file.history_days, 63, 1, 365);
+        let advise_every =
+            whole("advise_every", args.advise_every, file.advise_every, 86_400, 0, 366 * 86_400);
+        let edge_bytes = args.edge_bytes.as_ref().or(file.edge_bytes.as_ref()).map_or(Ok(64 << 20), |text| {
+            parse_bytes(text).map_err(|mistake| mistakes.push(format!("edge_bytes: {mistake}")))
+        });
         if every > window {
             mistakes
                 .push(format!("every: {every} s between rounds leaves gaps between windows of {window} s"));
@@ -168,8 +186,8 @@ impl Settings {
                 }
             }
         }
-        match (origin, clock) {
-            (Some(origin), Some(clock)) if mistakes.is_empty() => Ok(Settings {
+        match (origin, clock, edge_bytes) {
+            (Some(origin), Some(clock), Ok(edge_bytes)) if mistakes.is_empty() => Ok(Settings {
                 origin,
                 clock,
                 window,
@@ -178,6 +196,11 @@ impl Settings {
                 publish_lead,
                 history: chrono::TimeDelta::days(days),
                 control,
+                advise_every: u64::try_from(advise_every)
+                    .ok()
+                    .filter(|seconds| *seconds > 0 && !args.once)
+                    .map(Duration::from_secs),
+                edge_bytes,
                 listen,
                 state: args.state.clone().or(file.state),
                 timezones,
@@ -209,12 +232,26 @@ mod tests {
             window: Some(1),
             floor: Some(f64::NAN),
             control: Some(2.0),
+            advise_every: Some(-1),
+            edge_bytes: Some("much".to_owned()),
             listen: Some("here".to_owned()),
             timezones: vec!["ams1=Europe/Nowhere".to_owned()],
             ..PlanArgs::default()
         };
         let mistakes = Settings::load(&bad).unwrap_err().0;
-        for name in ["origin", "clock", "window", "every", "floor", "control", "listen", "timezones"] {
+        let names = [
+            "origin",
+            "clock",
+            "window",
+            "every",
+            "floor",
+            "control",
+            "advise_every",
+            "edge_bytes",
+            "listen",
+            "timezones",
+        ];
+        for name in names {
             assert!(mistakes.iter().any(|m| m.starts_with(name)), "{name} in {mistakes:?}");
         }
     }

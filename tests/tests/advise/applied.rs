@@ -9,9 +9,9 @@ use crate::command::{advise, advised, find, report};
 /// A name that tries everything.
 const HOSTILE: &str = "x'); DROP TABLE canary; --\" \\ $$";
 
-struct Fixture {
-    origin: Cluster,
-    db: Client,
+pub(crate) struct Fixture {
+    pub(crate) origin: Cluster,
+    pub(crate) db: Client,
 }
 
 fn literal(text: &str) -> String {
@@ -19,7 +19,7 @@ fn literal(text: &str) -> String {
 }
 
 impl Fixture {
-    async fn open() -> Result<Self> {
+    pub(crate) async fn open() -> Result<Self> {
         let origin = Cluster::with_extension().await?;
         let db = origin.connect().await?;
         db.batch_execute(
@@ -38,7 +38,7 @@ impl Fixture {
     }
 
     /// Logs reads of a shard by a function, with filters as JSON made from `i`.
-    async fn log(&self, function: &str, shard: &str, filters: &str) -> Result<()> {
+    pub(crate) async fn log(&self, function: &str, shard: &str, filters: &str) -> Result<()> {
         let (function, shard) = (literal(function), literal(shard));
         self.db
             .batch_execute(&format!(
@@ -55,7 +55,7 @@ impl Fixture {
     }
 
     /// All definitions as text.
-    async fn definitions(&self) -> Result<String> {
+    pub(crate) async fn definitions(&self) -> Result<String> {
         let all = "SELECT (SELECT string_agg(row(name, source, predicate, key, columns, owner)::text, E'\\n' ORDER BY name) FROM foreshard.shards)
             || (SELECT string_agg(m::text, E'\\n' ORDER BY function_id, ordinal) FROM foreshard.function_shards m)
             || (SELECT string_agg(row(indexrelid::regclass, indisreplident)::text, E'\\n' ORDER BY 1) FROM pg_index
@@ -73,7 +73,7 @@ impl Fixture {
     }
 }
 
-const BY_CUSTOMER: &str = "jsonb_build_object('customer_id', 'eq.' || i % 20)";
+pub(crate) const BY_CUSTOMER: &str = "jsonb_build_object('customer_id', 'eq.' || i % 20)";
 
 #[tokio::test]
 async fn what_is_applied_is_recorded_and_can_be_taken_back_exactly() -> Result<()> {

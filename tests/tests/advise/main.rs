@@ -5,3 +5,4 @@ mod applied;
 mod command;
 mod found;
 mod shop;
+mod unasked;
