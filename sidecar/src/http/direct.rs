@@ -75,26 +75,20 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         }
         read.clear();
         read.reserve(READ);
-        tokio::select! {
+        let over = tokio::select! {
             biased;
-            got = stream.read_buf(&mut read) => if !got.is_ok_and(|length| length > 0) {
-                // Other threads of the connection, such as TLS's farewell, are the stream's own business.
-                drop(stream.shutdown().await);
-                return None;
-            },
-            () = &mut closing => {
-                drop(stream.shutdown().await);
-                return None;
-            }
+            got = stream.read_buf(&mut read) => !got.is_ok_and(|length| length > 0),
+            () = &mut closing => true,
             () = &mut timer => {
                 // Setting the timer anew for each request would cost more than a longer wait now and then.
-                if answered == answered_before {
-                    drop(stream.shutdown().await);
-                    return None;
-                }
-                answered_before = answered;
                 timer.set(sleep(idle));
+                std::mem::replace(&mut answered_before, answered) == answered
             }
+        };
+        if over {
+            // TLS says farewell here. Whether it arrives is nobody's concern any more.
+            drop(stream.shutdown().await);
+            return None;
         }
     }
 }
