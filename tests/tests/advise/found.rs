@@ -110,5 +110,52 @@ async fn the_advice_finds_the_best_shards_and_hits_rise_as_predicted() -> Result
     compare("all after", &advice["hit_ratio"][1], total(&after));
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(total(&after) > total(&before) + 0.4, "{} to {}", total(&before), total(&after));
+    bytes_are_as_predicted(&shop, list).await?;
+    for table in ["orders", "ticket", "parcel", "event", "stock"] {
+        changes_are_as_predicted(&shop, table, list).await?;
+    }
+    Ok(())
+}
+
+/// What one piece of advice expects of a quantity, as it was and as it would be.
+fn expected(advice: &Value, what: &str) -> (f64, f64) {
+    let at = |i: usize| advice["expected"][what][i].as_f64().unwrap_or(f64::NAN);
+    (at(0), at(1))
+}
+
+/// The edge holds about the bytes that the advice expected it to need for all that is read.
+async fn bytes_are_as_predicted(shop: &Shop, advice: &[Value]) -> Result<()> {
+    let reads =
+        |a: &&Value| !["drop", "unmap", "replica_identity"].contains(&a["kind"].as_str().unwrap_or(""));
+    let predicted: f64 = advice.iter().filter(reads).map(|a| expected(a, "bytes_per_edge").1).sum();
+    let measured = shop.sidecar.metric("foreshard_reactive_cache_bytes").await?;
+    println!("bytes: predicted {predicted}, measured {measured}");
+    // Sizes come from ANALYZE's sample and are of rows: within a factor of two of what an edge counts.
+    assert!((0.5..2.0).contains(&(measured / predicted)), "{predicted} predicted, {measured} measured");
+    Ok(())
+}
+
+/// Of the changes of a table the edge feels about the share that the advice expected.
+async fn changes_are_as_predicted(shop: &Shop, table: &str, advice: &[Value]) -> Result<()> {
+    let felt = async || -> Result<f64> {
+        Ok(shop.sidecar.metric("foreshard_deltas_applied_total").await?
+            + shop.sidecar.metric("foreshard_invalidated_total").await?)
+    };
+    let one = advice.iter().find(|a| a["subject"] == table).context("found before")?;
+    let (all, some) = expected(one, "invalidation_load");
+    let before = felt().await?;
+    // One row a transaction, every third row: changes know nothing of who reads.
+    shop.db
+        .batch_execute(&format!(
+            "DO $$ BEGIN FOR i IN 1..1000 LOOP UPDATE shop.{table} SET note = note || '.' WHERE id = 3 * i; COMMIT; END LOOP; END $$"
+        ))
+        .await?;
+    let token: String = shop.db.query_one("SELECT foreshard.commit_token()::text", &[]).await?.get(0);
+    let path = "/v1/functions/f:currency/shards/currency/rows?code=eq.C1";
+    let caught_up = shop.sidecar.http.get_with(path, &[("Foreshard-Min-Lsn", &token)]).await?;
+    assert_eq!(caught_up.status, 200, "{}", caught_up.text());
+    let (predicted, measured) = (some / all, (felt().await? - before) / 1000.0);
+    println!("{table}: share of changes predicted {predicted:.3}, measured {measured:.3}");
+    assert!((predicted - measured).abs() < 0.02, "{table}: {predicted} predicted, {measured} measured");
     Ok(())
 }

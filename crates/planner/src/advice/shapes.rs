@@ -6,6 +6,7 @@ use super::filter::{Filter, filters};
 use super::origin::{Column, Partition, Scale, Shard, Table};
 use super::replay::{Outcome, Read, Remake, Replay, drops};
 use super::sql::{define, identifier, literal};
+use super::tables::hides;
 use super::usage::{ColumnUse, ShardUsage};
 use super::{Advice, Context, Expectation, Kind, RestsOn, spoken_of};
 
@@ -45,7 +46,10 @@ pub(super) fn narrower<'a>(context: &Context<'a>, replay: &mut Replay<'a>, found
             continue;
         }
         replay.propose(&[&shard.name], remake);
-        let share = (narrowed.shard.rows / shard.rows.max(1.0)).min(1.0) * held(table, &narrowed.shard, used);
+        // Whatever changes may have been among the rows before, where the log does not say.
+        let blind = narrowed.shard.key.is_empty() && hides(&narrowed.shard, table);
+        let rows = if blind { 1.0 } else { (narrowed.shard.rows / shard.rows.max(1.0)).min(1.0) };
+        let share = rows * held(table, &narrowed.shard, used);
         let load = definitions.table_of(&narrowed.shard).unwrap_or(table).changes_per_hour();
         found.push(Advice {
             kind: narrowed.kind,

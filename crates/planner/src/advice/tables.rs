@@ -68,16 +68,20 @@ fn needed(shard: &Shard, table: &Table) -> Vec<String> {
     table.columns.iter().filter(named).map(|c| c.name.clone()).collect()
 }
 
+/// Whether the log's old row of a change does not show if the row was in the shard.
+pub(super) fn hides(shard: &Shard, table: &Table) -> bool {
+    let needed = needed(shard, table);
+    table.identity.as_ref().is_some_and(|covered| needed.iter().any(|c| !covered.contains(c)))
+}
+
 /// Keys and predicates that a deleted or moved row does not show, so that every such change concerns all instances.
 pub(super) fn identities<'a>(context: &Context<'a>, replay: &mut Replay<'a>, found: &mut Vec<Advice>) {
     let mut tables: Vec<(&Table, Vec<&Shard>, Vec<String>)> = Vec::new();
     for shard in &context.definitions.shards {
         let Some(table) = context.definitions.table_of(shard) else { continue };
         let needed = needed(shard, table);
-        let lacks =
-            table.identity.as_ref().is_some_and(|covered| needed.iter().any(|c| !covered.contains(c)));
         // Who said something else about the identity had a reason.
-        if !lacks || !table.identity_is_default || table.partitioned_by.is_some() {
+        if !hides(shard, table) || !table.identity_is_default || table.partitioned_by.is_some() {
             continue;
         }
         let at = tables.iter().position(|(t, ..)| t.name == table.name).unwrap_or_else(|| {
