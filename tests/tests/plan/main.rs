@@ -1,5 +1,6 @@
 //! `foreshard plan` end to end, against a real PostgreSQL.
 
+mod dead;
 mod explain;
 mod faults;
 mod learning;
