@@ -5,13 +5,14 @@
 //! in the day, how often), whatever their names. Clusters are looked for anew as the log grows, beginning from where
 //! they were, so that a number keeps its meaning and what was learned under it stays true.
 
+use borsh::{BorshDeserialize, BorshSerialize};
+
 use linfa::DatasetBase;
 use linfa::traits::Fit;
 use linfa_clustering::{KMeans, KMeansInit};
 use ndarray::Array2;
 
 use crate::history::{History, PERIODS};
-use crate::kept::{Bytes, Kept, kept};
 
 /// Number of archetypes.
 pub(crate) const KINDS: usize = 8;
@@ -33,7 +34,7 @@ const ROUNDS: u64 = 25;
 type Traits = [f32; TRAITS];
 
 /// How likely a function is of each archetype, in 1/255; all 0 while there are no archetypes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshDeserialize, BorshSerialize)]
 pub(crate) struct Kinds([u8; KINDS]);
 
 impl Kinds {
@@ -56,7 +57,7 @@ impl Kinds {
 }
 
 /// The archetypes found last.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, BorshDeserialize, BorshSerialize)]
 pub(crate) struct Archetypes {
     centres: Vec<Traits>,
     shares: [f32; KINDS],
@@ -171,18 +172,6 @@ fn traits(h: &History, now: i64, offset: i64) -> Traits {
         north / all * 0.5,
         (f32::from(h.rhythm[0].lag) + 1.0).ln() / 8.0,
     ]
-}
-
-kept!(Archetypes { centres, shares, spread, mean, searched });
-
-impl Kept for Kinds {
-    fn put(&self, out: &mut Vec<u8>) {
-        self.0.put(out);
-    }
-
-    fn take(from: &mut Bytes<'_>) -> Option<Self> {
-        Kept::take(from).map(Kinds)
-    }
 }
 
 #[cfg(test)]

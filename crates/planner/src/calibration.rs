@@ -1,12 +1,13 @@
 //! An adaptive probability map: turns a mixed logit into the frequency with which such logits came true.
 
-use crate::kept::kept;
+use borsh::{BorshDeserialize, BorshSerialize};
+
 use crate::numeric::{MAX_LOGIT, sigmoid};
 
 const BUCKETS: usize = 33;
 
 /// 33 buckets over the logit, for each of a few contexts, with linear interpolation between neighbours.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, BorshDeserialize, BorshSerialize)]
 pub(crate) struct Calibration {
     cells: Vec<[(f32, f32); BUCKETS]>,
 }
@@ -57,8 +58,6 @@ impl Calibration {
         }
     }
 }
-
-kept!(Calibration { cells });
 
 #[cfg(test)]
 mod tests {

@@ -1,11 +1,13 @@
 //! The engine: takes what ran, in order of time, and says what will.
 
+use std::io::{self, Read, Write};
 use std::sync::Arc;
+
+use borsh::{BorshDeserialize, BorshSerialize};
 
 use crate::archetypes::Archetypes;
 use crate::config::{ConfigError, EngineConfig, Horizon, Part};
 use crate::experts::Surroundings;
-use crate::kept::{Bytes, Kept, kept};
 use crate::minutes::SPAN;
 use crate::model::Model;
 use crate::registry::{Pair, Registry};
@@ -41,7 +43,7 @@ pub enum Observed {
 }
 
 /// How many there were of each kind so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, BorshDeserialize, BorshSerialize)]
 pub struct Counters {
     /// Invocations taken in.
     pub accepted: u64,
@@ -54,8 +56,6 @@ pub struct Counters {
     /// Histories given up to make room.
     pub evicted: u64,
 }
-
-kept!(Counters { accepted, too_old, future, refused, evicted });
 
 /// One function at one edge, and what is expected of it.
 #[derive(Clone, Copy, Debug)]
@@ -273,24 +273,19 @@ impl Engine {
         }
     }
 
-    /// Appends everything but the histories.
-    pub(crate) fn put_head(&self, out: &mut Vec<u8>) {
-        self.archetypes.put(out);
-        self.models.iter().for_each(|m| m.put(out));
-        self.clock.put(out);
-        (self.started, self.ticks).put(out);
-        self.counters.put(out);
-        self.registry.put_head(out);
+    /// Writes all that is known.
+    pub(crate) fn put(&self, out: &mut impl Write) -> io::Result<()> {
+        self.models.iter().try_for_each(|m| m.put(out))?;
+        (&self.archetypes, self.clock, self.started, self.ticks, self.counters).serialize(out)?;
+        self.registry.put(out)
     }
 
-    /// Takes over everything but the histories; how many of them follow.
-    pub(crate) fn take_head(&mut self, from: &mut Bytes<'_>) -> Option<usize> {
-        self.archetypes = Kept::take(from)?;
+    /// Takes over all that another engine of the same settings knew.
+    pub(crate) fn take(&mut self, from: &mut impl Read) -> io::Result<()> {
         self.models.iter_mut().try_for_each(|m| m.take(from))?;
-        self.clock = Kept::take(from)?;
-        (self.started, self.ticks) = Kept::take(from)?;
-        self.counters = Kept::take(from)?;
-        self.registry.take_head(from)
+        (self.archetypes, self.clock, self.started, self.ticks, self.counters) =
+            BorshDeserialize::deserialize_reader(from)?;
+        self.registry.take(from)
     }
 
     /// Ends minute `now`: learns from predictions whose horizon has passed and makes new ones, of every `every`-th

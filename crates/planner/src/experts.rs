@@ -1,14 +1,18 @@
 //! The experts: each looks at one side of a function's history and gives a probability that it will be called within
 //! the horizon. Together they are the inputs of the mixer.
 
+use std::io::{self, Read};
+
+use borsh::{BorshDeserialize, BorshSerialize};
+
 use crate::archetypes::KINDS;
 use crate::config::{Horizon, Part};
 use crate::gaps::Hazard;
 use crate::history::{History, PERIODS};
-use crate::kept::{Bytes, Kept};
 use crate::mixer::{Contexts, INPUTS, Inputs};
 use crate::numeric::{any_of, bin, logits_in_place, shrunk, sigmoid};
 use crate::season_experts::seasons;
+use crate::state::sound;
 use crate::tables::Table;
 
 /// Number of context tables.
@@ -187,7 +191,7 @@ pub(crate) fn expert_of(input: usize) -> usize {
 }
 
 /// The tables of one horizon.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, BorshSerialize)]
 pub(crate) struct Tables(Vec<Table>);
 
 impl Tables {
@@ -200,14 +204,11 @@ impl Tables {
     }
 }
 
-impl Kept for Tables {
-    fn put(&self, out: &mut Vec<u8>) {
-        self.0.put(out);
-    }
-
-    fn take(from: &mut Bytes<'_>) -> Option<Self> {
-        let tables: Vec<Table> = Kept::take(from)?;
-        tables.iter().map(Table::size).eq(SIZES).then_some(Tables(tables))
+impl BorshDeserialize for Tables {
+    fn deserialize_reader<R: Read>(from: &mut R) -> io::Result<Self> {
+        let tables: Vec<Table> = BorshDeserialize::deserialize_reader(from)?;
+        sound(tables.iter().map(Table::size).eq(SIZES))?;
+        Ok(Tables(tables))
     }
 }
 

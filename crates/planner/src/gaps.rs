@@ -1,14 +1,18 @@
 //! The times between a function's invocations, and the hazard they imply: given that it has been idle for so long,
 //! how likely is it to be called next?
 
-use crate::kept::{Bytes, Kept, kept};
+use std::io::{self, Read};
+
+use borsh::{BorshDeserialize, BorshSerialize};
+
+use crate::state::sound;
 
 /// A gap of this many minutes or more separates two bursts; the first call after one is an *onset*.
 pub(crate) const COLD: i64 = 10;
 const RING: usize = 48;
 
 /// The last 48 values of something measured in minutes (saturating at 65,535).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, BorshSerialize)]
 pub(crate) struct GapRing {
     values: [u16; RING],
     len: u8,
@@ -146,7 +150,7 @@ fn similar(gap: i64) -> (u16, u16) {
 
 /// All gaps of one function at one edge: short ones as counts, long ones (≥ [`COLD`]) one by one, and the times from
 /// onset to onset, which stay regular when the length of the bursts does not.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, BorshDeserialize, BorshSerialize)]
 pub(crate) struct Gaps {
     /// `short[g]` counts gaps of `g` minutes, 1 ≤ g < COLD; `short[0]` counts the long ones.
     short: [u16; COLD as usize],
@@ -194,18 +198,11 @@ impl Gaps {
     }
 }
 
-kept!(Gaps { short, long, onset });
-
-impl Kept for GapRing {
-    fn put(&self, out: &mut Vec<u8>) {
-        self.values.put(out);
-        (self.len, self.next).put(out);
-    }
-
-    fn take(from: &mut Bytes<'_>) -> Option<Self> {
-        let values = Kept::take(from)?;
-        let (len, next): (u8, u8) = Kept::take(from)?;
-        (len as usize <= RING && (next as usize) < RING).then_some(GapRing { values, len, next })
+impl BorshDeserialize for GapRing {
+    fn deserialize_reader<R: Read>(from: &mut R) -> io::Result<Self> {
+        let (values, len, next): ([u16; RING], u8, u8) = BorshDeserialize::deserialize_reader(from)?;
+        sound(len as usize <= RING && (next as usize) < RING)?;
+        Ok(GapRing { values, len, next })
     }
 }
 

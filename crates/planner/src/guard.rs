@@ -1,10 +1,10 @@
 //! Drift guard: compares the mixed prediction with the plain hazard expert on what came true lately, and falls back to
 //! the latter while it is clearly the better of the two.
 
-use crate::kept::kept;
+use borsh::{BorshDeserialize, BorshSerialize};
 
 /// Exponentially averaged log-losses of both.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, BorshDeserialize, BorshSerialize)]
 pub(crate) struct Guard {
     mixed: f32,
     hazard: f32,
@@ -35,8 +35,6 @@ impl Guard {
         self.n >= 500.0 && self.mixed > self.hazard * MARGIN
     }
 }
-
-kept!(Guard { mixed, hazard, n });
 
 #[cfg(test)]
 mod tests {

@@ -1,10 +1,10 @@
 //! How busy each edge was lately, against what the time of day lets expect: a holiday, a storm or a sale shows in all
 //! functions at once, sooner than in any one of them.
 
-use crate::kept::kept;
+use borsh::{BorshDeserialize, BorshSerialize};
 
 /// Sums of outcomes and of expectations per edge, both fading.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, BorshDeserialize, BorshSerialize)]
 pub(crate) struct Heat {
     edges: Vec<(f32, f32)>,
     as_of: i64,
@@ -41,8 +41,6 @@ impl Heat {
         self.edges.get(edge as usize).map_or(0.0, |&(y, p)| ((y + PRIOR) / (p + PRIOR)).ln().clamp(-2.0, 2.0))
     }
 }
-
-kept!(Heat { edges, as_of });
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,9 @@
 //! What is remembered of one function at one edge.
 
+use borsh::{BorshDeserialize, BorshSerialize};
+
 use crate::archetypes::Kinds;
 use crate::gaps::{COLD, Gaps};
-use crate::kept::kept;
 use crate::minutes::{MinuteBits, SPAN};
 use crate::rhythm::{self, Rhythm};
 use crate::seasons::Seasons;
@@ -11,7 +12,7 @@ use crate::seasons::Seasons;
 pub(crate) const PERIODS: [i64; 11] = [5, 10, 15, 20, 30, 60, 120, 180, 240, 360, 1440];
 
 /// The bounded history of one function at one edge: 1 to 3 KiB, by the days it has to remember.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, BorshDeserialize, BorshSerialize)]
 pub(crate) struct History {
     /// Minute of the first known invocation.
     pub(crate) first: i64,
@@ -104,23 +105,6 @@ impl History {
         true
     }
 }
-
-kept!(History {
-    first,
-    last,
-    last_onset,
-    active,
-    intensity,
-    phase_score,
-    rhythm,
-    onsets,
-    searched,
-    last_calls,
-    kinds,
-    minutes,
-    gaps,
-    seasons,
-});
 
 #[cfg(test)]
 mod tests {

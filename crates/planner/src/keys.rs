@@ -1,10 +1,10 @@
 //! Which shard instances a function reads when it runs: decayed counts of at most so many instances per function and
 //! edge.
 
-use crate::kept::kept;
+use borsh::{BorshDeserialize, BorshSerialize};
 
 /// An instance and how often it was read, at two forgetting speeds.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, BorshDeserialize, BorshSerialize)]
 struct Seen {
     instance: Box<str>,
     slow: f32,
@@ -18,7 +18,7 @@ const FAST: f32 = 480.0;
 const DOUBT: f32 = 0.5;
 
 /// The instances that one function reads at one edge.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, BorshDeserialize, BorshSerialize)]
 pub(crate) struct Keys {
     seen: Vec<Seen>,
     capacity: usize,
@@ -103,9 +103,6 @@ impl Keys {
             .is_some_and(|s| s.slow > 1.0 && s.slow < 0.9 * self.calls_slow)
     }
 }
-
-kept!(Seen { instance, slow, fast });
-kept!(Keys { seen, capacity, calls_slow, calls_fast, as_of });
 
 #[cfg(test)]
 mod tests {

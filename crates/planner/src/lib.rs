@@ -18,7 +18,7 @@
 //! | `schedule` | from probabilities to what is published |
 //! | `explain` | the same in words and numbers, for one function |
 //! | `quality` | the control group, and what published schedules were worth |
-//! | `state`, `kept` | all that is known, as bytes |
+//! | `state` | all that is known, as bytes |
 //! | `measure` | baselines, and replays of a cache that acts on predictions: what they are worth |
 //! | `advice` | from what functions read, which shards would serve them better |
 //! | `score` | average precision, recall, Brier score, calibration error |
@@ -34,7 +34,6 @@ mod gaps;
 mod guard;
 mod heat;
 mod history;
-mod kept;
 mod keys;
 pub mod measure;
 mod minutes;

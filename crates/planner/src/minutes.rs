@@ -1,6 +1,6 @@
 //! Which of the last 4,096 minutes had an invocation: one bit each.
 
-use crate::kept::kept;
+use borsh::{BorshDeserialize, BorshSerialize};
 
 const WORDS: usize = 64;
 /// Number of minutes kept, a little under three days.
@@ -8,7 +8,7 @@ pub(crate) const SPAN: i64 = (WORDS * 64) as i64;
 
 /// A ring of one bit per minute. Minutes after [`MinuteBits::head`] hold nothing; minutes more than [`SPAN`]
 /// before it are forgotten.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, BorshDeserialize, BorshSerialize)]
 pub(crate) struct MinuteBits {
     words: [u64; WORDS],
     head: i64,
@@ -107,8 +107,6 @@ impl MinuteBits {
         sum
     }
 }
-
-kept!(MinuteBits { words, head });
 
 #[cfg(test)]
 mod tests {

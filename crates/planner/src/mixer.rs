@@ -4,8 +4,12 @@
 //! second, one more set mixes their outputs. Weights are shared by all functions and edges, so that a function with no
 //! history is predicted by what works for functions like it. Step sizes are per weight (AdaGrad with forgetting).
 
-use crate::kept::{Bytes, Kept};
+use std::io::{self, Read, Write};
+
+use borsh::{BorshDeserialize, BorshSerialize};
+
 use crate::numeric::{MAX_LOGIT, sigmoid};
+use crate::state::sound;
 
 /// Number of inputs of the first layer, padded so that loops over them vectorise.
 pub(crate) const INPUTS: usize = 80;
@@ -17,7 +21,7 @@ pub(crate) type Inputs = [f32; INPUTS];
 /// For each weight set the context that chooses its weights.
 pub(crate) type Contexts = [u16; SETS];
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, BorshDeserialize, BorshSerialize)]
 struct Weights<const N: usize> {
     w: [f32; N],
     g2: [f32; N],
@@ -130,29 +134,20 @@ impl Mixer {
     }
 }
 
-impl<const N: usize> Kept for Weights<N> {
-    fn put(&self, out: &mut Vec<u8>) {
-        self.w.put(out);
-        self.g2.put(out);
-    }
-
-    fn take(from: &mut Bytes<'_>) -> Option<Self> {
-        Some(Weights { w: Kept::take(from)?, g2: Kept::take(from)? })
-    }
-}
-
 impl Mixer {
-    /// Appends what was learned.
-    pub(crate) fn put(&self, out: &mut Vec<u8>) {
-        self.first.put(out);
-        self.second.put(out);
+    /// Writes what was learned.
+    pub(crate) fn put(&self, out: &mut impl Write) -> io::Result<()> {
+        (&self.first, &self.second).serialize(out)
     }
 
     /// Takes over what another mixer of the same shape had learned.
-    pub(crate) fn take(&mut self, from: &mut Bytes<'_>) -> Option<()> {
-        let (first, second): (Vec<Vec<Weights<INPUTS>>>, Vec<Weights<SETS>>) = Kept::take(from)?;
+    pub(crate) fn take(&mut self, from: &mut impl Read) -> io::Result<()> {
+        let (first, second): (Vec<Vec<Weights<INPUTS>>>, Vec<Weights<SETS>>) =
+            BorshDeserialize::deserialize_reader(from)?;
         let same = first.iter().map(Vec::len).eq(self.first.iter().map(Vec::len));
-        (same && second.len() == self.second.len()).then(|| (self.first, self.second) = (first, second))
+        sound(same && second.len() == self.second.len())?;
+        (self.first, self.second) = (first, second);
+        Ok(())
     }
 }
 

@@ -1,6 +1,9 @@
 //! The model of one horizon: tables, mixer and calibration, and the predictions whose outcome is not known yet.
 
 use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+
+use borsh::{BorshDeserialize, BorshSerialize};
 
 use crate::calibration::Calibration;
 use crate::config::{Horizon, Part};
@@ -11,9 +14,9 @@ use crate::experts::{
 use crate::guard::Guard;
 use crate::heat::Heat;
 use crate::history::History;
-use crate::kept::{Bytes, Kept};
 use crate::mixer::{Contexts, INPUTS, Inputs, Mixed, Mixer, SETS};
 use crate::numeric::sigmoid;
+use crate::state::sound;
 
 /// Logits are remembered in 1/`SCALE` steps until their outcome is known: a quarter of the memory, and no visible loss.
 const SCALE: f32 = 14.0;
@@ -148,24 +151,19 @@ impl Model {
         }
     }
 
-    /// Appends what was learned.
-    pub(crate) fn put(&self, out: &mut Vec<u8>) {
-        (self.base, self.base_n).put(out);
-        self.tables.put(out);
-        self.mixer.put(out);
-        self.calibration.put(out);
-        self.guard.put(out);
-        self.heat.put(out);
+    /// Writes what was learned.
+    pub(crate) fn put(&self, out: &mut impl Write) -> io::Result<()> {
+        (self.base, self.base_n, &self.tables).serialize(out)?;
+        self.mixer.put(out)?;
+        (&self.calibration, self.guard, &self.heat).serialize(out)
     }
 
     /// Takes over what another model of the same horizon had learned.
-    pub(crate) fn take(&mut self, from: &mut Bytes<'_>) -> Option<()> {
-        (self.base, self.base_n) = Kept::take(from)?;
-        self.tables = Kept::take(from)?;
+    pub(crate) fn take(&mut self, from: &mut impl Read) -> io::Result<()> {
+        (self.base, self.base_n, self.tables) = BorshDeserialize::deserialize_reader(from)?;
         self.mixer.take(from)?;
-        let calibration: Calibration = Kept::take(from)?;
-        (self.guard, self.heat) = Kept::take(from)?;
-        (calibration.contexts() == IDLE_CONTEXTS).then(|| self.calibration = calibration)
+        (self.calibration, self.guard, self.heat) = BorshDeserialize::deserialize_reader(from)?;
+        sound(self.calibration.contexts() == IDLE_CONTEXTS)
     }
 
     /// Memory taken by predictions whose outcome is open.

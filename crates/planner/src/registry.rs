@@ -2,16 +2,19 @@
 //! within fixed limits.
 
 use std::collections::HashMap;
+use std::io::{self, Read, Write};
 use std::sync::Arc;
+
+use borsh::{BorshDeserialize, BorshSerialize};
 
 use crate::gaps::GapRing;
 use crate::history::History;
-use crate::kept::{Bytes, Kept, kept};
 use crate::keys::Keys;
+use crate::state::sound;
 use crate::transitions::{Chain, PairRef, RecentOnsets};
 
 /// An edge location.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, BorshDeserialize, BorshSerialize)]
 pub(crate) struct Edge {
     pub(crate) name: Arc<str>,
     /// Local time minus UTC, minutes.
@@ -22,7 +25,7 @@ pub(crate) struct Edge {
 }
 
 /// A function over all edges.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, BorshDeserialize, BorshSerialize)]
 pub(crate) struct Function {
     pub(crate) name: Arc<str>,
     /// Its slots, one per edge at most.
@@ -53,7 +56,7 @@ impl Function {
 }
 
 /// One predicted thing: a function at an edge, or one shard instance that it reads there.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, BorshDeserialize, BorshSerialize)]
 pub(crate) struct Pair {
     pub(crate) edge: u32,
     pub(crate) function: u32,
@@ -285,57 +288,39 @@ impl Registry {
     }
 }
 
-kept!(Edge { name, offset, first, recent });
-kept!(Function { name, slots, refs, latest });
-kept!(Pair { edge, function, instance, generation, history, keys, chain, followed });
-
 impl Registry {
-    /// Appends everything but the pairs.
-    pub(crate) fn put_head(&self, out: &mut Vec<u8>) {
-        self.edges.put(out);
-        self.functions.put(out);
-        self.free_functions.put(out);
-        (self.hand, self.generations).put(out);
-        self.evicted.put(out);
-        self.pairs.len().put(out);
+    /// Writes all that is known, the pairs last and one by one: they are most of it.
+    pub(crate) fn put(&self, out: &mut impl Write) -> io::Result<()> {
+        let head = (&self.edges, &self.functions, &self.free_functions);
+        (head, self.hand, self.generations, self.evicted, &self.pairs).serialize(out)
     }
 
-    /// Takes over everything but the pairs; how many of them follow.
-    pub(crate) fn take_head(&mut self, from: &mut Bytes<'_>) -> Option<usize> {
-        self.edges = Kept::take(from)?;
-        self.functions = Kept::take(from)?;
-        self.free_functions = Kept::take(from)?;
-        (self.hand, self.generations) = Kept::take(from)?;
-        self.evicted = Kept::take(from)?;
-        let number = |i: usize| u32::try_from(i).ok();
-        for (i, edge) in self.edges.iter().enumerate() {
-            self.by_edge.insert(edge.name.clone(), number(i)?);
-        }
-        for (i, function) in self.functions.iter().enumerate().filter(|(_, f)| f.refs > 0) {
-            self.by_function.insert(function.name.clone(), number(i)?);
-        }
-        let pairs = Kept::take(from)?;
-        let sound = self.edges.len() <= self.max_edges
-            && self.free_functions.iter().all(|&f| (f as usize) < self.functions.len())
-            && self.functions.iter().flat_map(|f| &f.slots).all(|&s| (s as usize) < pairs);
-        (sound && pairs <= self.max_pairs).then_some(pairs)
-    }
-
-    /// Takes over so many pairs.
-    pub(crate) fn take_pairs(&mut self, from: &mut Bytes<'_>, count: usize) -> Option<()> {
-        for slot in 0..count {
-            let pair = Pair::take(from)?;
-            let known = (pair.edge as usize) < self.edges.len();
-            if !known || pair.function as usize >= self.functions.len() {
-                return None;
-            }
-            let slot = u32::try_from(slot).ok()?;
+    /// Takes over what another registry of the same limits knew.
+    pub(crate) fn take(&mut self, from: &mut impl Read) -> io::Result<()> {
+        (
+            (self.edges, self.functions, self.free_functions),
+            self.hand,
+            self.generations,
+            self.evicted,
+            self.pairs,
+        ) = BorshDeserialize::deserialize_reader(from)?;
+        let (edges, functions, pairs) = (self.edges.len(), self.functions.len(), self.pairs.len());
+        sound(edges <= self.max_edges && pairs <= self.max_pairs && u32::try_from(functions).is_ok())?;
+        sound(self.free_functions.iter().all(|&f| (f as usize) < functions))?;
+        sound(self.functions.iter().flat_map(|f| &f.slots).all(|&s| (s as usize) < pairs))?;
+        sound(self.pairs.iter().all(|p| (p.edge as usize) < edges && (p.function as usize) < functions))?;
+        let mut refs = vec![0; functions];
+        self.pairs.iter().for_each(|p| refs[p.function as usize] += 1);
+        sound(self.functions.iter().map(|f| f.refs).eq(refs) && self.hand <= pairs)?;
+        self.by_edge = self.edges.iter().map(|e| e.name.clone()).zip(0..).collect();
+        let known = self.functions.iter().zip(0..).filter(|(f, _)| f.refs > 0);
+        self.by_function = known.map(|(f, i)| (f.name.clone(), i)).collect();
+        for (pair, slot) in self.pairs.iter().zip(0..) {
             match &pair.instance {
                 Some(i) => self.by_instance.insert((pair.edge, pair.function, i.clone()), slot),
                 None => self.by_pair.insert((pair.edge, pair.function), slot),
             };
-            self.pairs.push(pair);
         }
-        Some(())
+        Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! A function's own period: the lag at which its past best repeats.
 
-use crate::kept::kept;
+use borsh::{BorshDeserialize, BorshSerialize};
+
 use crate::minutes::{MinuteBits, SPAN};
 
 const WORDS: usize = (SPAN / 64) as usize;
@@ -9,7 +10,7 @@ const LONGEST: usize = 1500;
 
 /// A lag in minutes and how well the past repeats at it (0..=1: the share of onsets that had a call one lag before,
 /// above what chance would give).
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, BorshDeserialize, BorshSerialize)]
 pub(crate) struct Rhythm {
     pub(crate) lag: u16,
     pub(crate) score: f32,
@@ -76,8 +77,6 @@ pub(crate) fn find(minutes: &MinuteBits, now: i64, age: i64) -> [Rhythm; 2] {
     }
     best
 }
-
-kept!(Rhythm { lag, score });
 
 #[cfg(test)]
 mod tests {

@@ -4,7 +4,11 @@
 //! One 64-bit word per slot, one bit per day, so that a question about all past days at once ("on how many of the
 //! last four same weekdays was it called in these slots?") is a few word operations.
 
-use crate::kept::{Bytes, Kept};
+use std::io::{self, Read};
+
+use borsh::{BorshDeserialize, BorshSerialize};
+
+use crate::state::sound;
 
 /// Length of a slot in minutes.
 pub(crate) const SLOT: i64 = 5;
@@ -46,7 +50,7 @@ pub(crate) fn same_kind(today: i64) -> u64 {
 /// The slot history of one function at one edge.
 ///
 /// Words are as wide as the days to remember need (8, 16, 32 or 64 bits): most functions are young, or never get old.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, BorshSerialize)]
 pub(crate) struct Seasons {
     /// `SLOTS` words of `width` bytes, little-endian; bit `d mod (8 · width)` is day `d`.
     bytes: Box<[u8]>,
@@ -190,19 +194,12 @@ impl Seasons {
     }
 }
 
-impl Kept for Seasons {
-    fn put(&self, out: &mut Vec<u8>) {
-        self.width.put(out);
-        self.bytes.put(out);
-        (self.oldest, self.newest).put(out);
-    }
-
-    fn take(from: &mut Bytes<'_>) -> Option<Self> {
-        let width = u8::take(from)?;
-        let bytes: Box<[u8]> = Kept::take(from)?;
-        let (oldest, newest) = Kept::take(from)?;
-        let sound = [1, 2, 4, 8].contains(&width) && bytes.len() == SLOTS as usize * width as usize;
-        sound.then_some(Seasons { bytes, width, oldest, newest })
+impl BorshDeserialize for Seasons {
+    fn deserialize_reader<R: Read>(from: &mut R) -> io::Result<Self> {
+        let (bytes, width, oldest, newest): (Box<[u8]>, u8, i64, i64) =
+            BorshDeserialize::deserialize_reader(from)?;
+        sound([1, 2, 4, 8].contains(&width) && bytes.len() == SLOTS as usize * width as usize)?;
+        Ok(Seasons { bytes, width, oldest, newest })
     }
 }
 

@@ -2,20 +2,21 @@
 //! over all functions and edges together. They are the pooled prior of the cold start, and they find interactions
 //! that a weighted sum of logits cannot express.
 
-use crate::kept::kept;
+use borsh::{BorshDeserialize, BorshSerialize};
+
 use crate::numeric::shrunk;
 
 /// Outcomes that the base rate counts for in every cell.
 const PRIOR: f32 = 30.0;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, BorshDeserialize, BorshSerialize)]
 struct Cell {
     p: f32,
     n: f32,
 }
 
 /// One table, indexed by a context number below its size.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, BorshDeserialize, BorshSerialize)]
 pub(crate) struct Table {
     cells: Vec<Cell>,
     /// Evidence is capped here, which makes old evidence fade: one step moves `p` by at least 1 / `limit`.
@@ -47,9 +48,6 @@ impl Table {
         }
     }
 }
-
-kept!(Cell { p, n });
-kept!(Table { cells, limit });
 
 #[cfg(test)]
 mod tests {

@@ -5,7 +5,8 @@
 
 use std::collections::VecDeque;
 
-use crate::kept::{Bytes, Kept, kept};
+use borsh::{BorshDeserialize, BorshSerialize};
+
 use crate::numeric::bin;
 
 /// Successors remembered per function.
@@ -22,7 +23,7 @@ const LAGS: [i64; 4] = [2, 6, 16, 61];
 /// A slot number and the generation of its occupant: stays harmless when the slot is given to another function.
 pub(crate) type PairRef = (u32, u32);
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, BorshDeserialize, BorshSerialize)]
 struct Link {
     to: PairRef,
     lags: [f32; LAGS.len()],
@@ -35,7 +36,7 @@ impl Link {
 }
 
 /// A predecessor started at `minute`; `lags[i]` is the probability that this function follows in lag bin `i`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, BorshDeserialize, BorshSerialize)]
 struct Start {
     from: PairRef,
     minute: i64,
@@ -43,7 +44,7 @@ struct Start {
 }
 
 /// What one function knows about its successors, and what its predecessors have announced.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, BorshDeserialize, BorshSerialize)]
 pub(crate) struct Chain {
     onsets: f32,
     /// Minutes from onset to onset, exponentially averaged; 0 before the second.
@@ -177,7 +178,7 @@ impl Start {
 }
 
 /// The latest onsets at one edge.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, BorshDeserialize, BorshSerialize)]
 pub(crate) struct RecentOnsets(VecDeque<(i64, PairRef)>);
 
 impl RecentOnsets {
@@ -208,20 +209,6 @@ impl RecentOnsets {
             self.0.pop_front();
         }
         self.0.push_back((minute, who));
-    }
-}
-
-kept!(Link { to, lags });
-kept!(Start { from, minute, lags });
-kept!(Chain { onsets, pause, latest, dice, links, active });
-
-impl Kept for RecentOnsets {
-    fn put(&self, out: &mut Vec<u8>) {
-        self.0.put(out);
-    }
-
-    fn take(from: &mut Bytes<'_>) -> Option<Self> {
-        Kept::take(from).map(RecentOnsets)
     }
 }
 

@@ -55,13 +55,7 @@ pub(super) fn save(path: &Path, learner: &Learner, origin: &str) -> io::Result<u
     out.write_all(MAGIC)?;
     out.write_all(&(head.len() as u32).to_le_bytes())?;
     out.write_all(&head)?;
-    let mut written = Ok(());
-    learner.engine().save(|part| {
-        if written.is_ok() {
-            written = out.write_all(part);
-        }
-    });
-    written?;
+    learner.engine().save(&mut out)?;
     let Summed { mut inner, sum, size } = out;
     inner.write_all(&sum.digest128().to_le_bytes())?;
     let file: File = inner.into_inner().map_err(io::IntoInnerError::into_error)?;

@@ -12,7 +12,7 @@ fn learned(calls: &[Call]) -> Engine {
 
 fn saved(engine: &Engine) -> Vec<u8> {
     let mut bytes = Vec::new();
-    engine.save(|part| bytes.extend_from_slice(part));
+    engine.save(&mut bytes).unwrap();
     bytes
 }
 
@@ -59,6 +59,21 @@ fn what_was_not_written_by_this_engine_is_refused() {
         assert_eq!(error(config(), &bytes[..cut]), Some(StateError::Damaged), "cut at {cut}");
     }
     assert_eq!(error(config(), &[bytes.as_slice(), &[0]].concat()), Some(StateError::Damaged));
+}
+
+#[test]
+fn no_damage_does_harm() {
+    let bytes = saved(&learned(&seasonal(2, 10, 7)));
+    // Where lengths, places and counts are, and some of everything between.
+    let places =
+        (0..400).chain((400..bytes.len()).step_by(bytes.len() / 60)).chain(bytes.len() - 3000..bytes.len());
+    let mut refused = 0;
+    for at in places.step_by(7) {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0xff;
+        refused += usize::from(Engine::restored(config(), &damaged).is_err());
+    }
+    assert!(refused > 50, "{refused}");
 }
 
 #[test]
