@@ -66,7 +66,7 @@ demo: setup ## six weeks of real flights learned, the next day replayed at three
 
 bench: setup ## side by side with peers; writes target/bench/results.json
 	@scripts/setup.sh bench
-	$(CARGO) build --release --package sidecar --package foreshard-bench
+	$(CARGO) build --release --package sidecar --package foreshard-bench --package foreshard-demo
 	@$(CARGO) run --quiet --release --package foreshard-bench -- --pg-config $(PG_CONFIG) $(BENCHARGS)
 
 clean: ## removes build output

@@ -6,6 +6,7 @@ mod commit_to_applied;
 mod cpu;
 mod decode;
 mod fetch_cpu;
+mod flights;
 mod hit_rps;
 mod load;
 mod recovery;
@@ -87,6 +88,11 @@ async fn main() -> Result<()> {
         "write_tps_with_vs_without write_tps_saturated_with_vs_without write_tps_saturated_vs_pgoutput";
     if writes.contains(&args.only) {
         for comparison in write_tps::run(&server, args.rounds).await? {
+            results.add(comparison);
+        }
+    }
+    if flights::MEASURES.contains(&args.only) {
+        for comparison in flights::run(&args.pg_config)? {
             results.add(comparison);
         }
     }

@@ -9,6 +9,9 @@ use tokio_postgres::Client;
 
 use crate::calls::EDGES;
 use crate::clock::Clock;
+use crate::peers::Peer;
+use crate::replay::Kept;
+use crate::ttl::TtlCache;
 
 /// Latitude and longitude of [`EDGES`].
 const PLACES: [(f64, f64); 3] = [(40.6925, -74.1687), (40.6398, -73.7789), (40.7772, -73.8726)];
@@ -25,32 +28,6 @@ pub(crate) enum Run {
     Peer,
 }
 
-/// What prefetching by schedule is compared with: the same sidecar, set up in another way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Peer {
-    /// `serve --prefetch off`: what a cache can do that learns of a call when it comes
-    Reactive,
-    /// `serve --prefetch off --reactive-bytes 0`: every call goes to the origin
-    NoCache,
-}
-
-impl Peer {
-    /// What the tables call it.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Peer::Reactive => "reactive only",
-            Peer::NoCache => "no cache",
-        }
-    }
-
-    fn arguments(self) -> &'static [&'static str] {
-        match self {
-            Peer::Reactive => &["--prefetch", "off"],
-            Peer::NoCache => &["--prefetch", "off", "--reactive-bytes", "0"],
-        }
-    }
-}
-
 pub(crate) const RUNS: [Run; 2] = [Run::Prefetch, Run::Peer];
 
 /// The sidecars at one edge.
@@ -58,6 +35,8 @@ pub(crate) const RUNS: [Run; 2] = [Run::Prefetch, Run::Peer];
 pub(crate) struct Edge {
     pub(crate) prefetch: Sidecar,
     pub(crate) peer: Sidecar,
+    /// What stands before the peer, if anything does.
+    pub(crate) ttl: Option<TtlCache<Kept>>,
     /// Held for as long as the sidecars need them.
     _links: [DelayProxy; 2],
 }
@@ -99,7 +78,8 @@ pub(crate) async fn start(cluster: &Cluster, clock: &Clock, against: Peer) -> Re
 async fn one(cluster: &Cluster, clock: &Clock, against: Peer, name: &str) -> Result<Edge> {
     let ((prefetch, first), (peer, second)) =
         tokio::try_join!(sidecar(cluster, clock, name, None), sidecar(cluster, clock, name, Some(against)))?;
-    Ok(Edge { prefetch, peer, _links: [first, second] })
+    let ttl = (against == Peer::Ttl).then(TtlCache::new);
+    Ok(Edge { prefetch, peer, ttl, _links: [first, second] })
 }
 
 async fn sidecar(
@@ -120,14 +100,16 @@ async fn sidecar(
     Ok((options.start().await?, link))
 }
 
-fn edge_name(name: &str, run: Run) -> String {
+/// The name of an edge.
+pub(crate) fn edge_name(name: &str, run: Run) -> String {
     match run {
         Run::Prefetch => name.to_owned(),
         Run::Peer => format!("{name}-peer"),
     }
 }
 
-fn role(name: &str, run: Run) -> String {
+/// The role under which the sidecar of an edge comes to the origin.
+pub(crate) fn role(name: &str, run: Run) -> String {
     let name = name.to_ascii_lowercase();
     match run {
         Run::Prefetch => format!("edge_{name}"),

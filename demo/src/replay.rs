@@ -43,6 +43,9 @@ pub(crate) struct Observed {
     pub(crate) own: Option<Own>,
 }
 
+/// The part of an answer that a cache before the edge keeps.
+pub(crate) type Kept = (Parts, Source);
+
 /// Everything that came back.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
@@ -99,10 +102,10 @@ pub(crate) async fn run(
     for call in calls {
         clock.reached(call.at).await;
         for run in RUNS {
-            let (call, edges, progress, tally) =
-                (call.clone(), edges.clone(), progress.clone(), tally.clone());
+            let (call, edges, clock) = (call.clone(), edges.clone(), clock.clone());
+            let (progress, tally) = (progress.clone(), tally.clone());
             under_way.spawn(async move {
-                let result = one(&call, &edges[call.edge], run, &progress, None).await;
+                let result = one(&call, &edges[call.edge], run, &clock, &progress, None).await;
                 tally.add(&result);
                 result
             });
@@ -130,45 +133,43 @@ pub(crate) async fn read_own_writes(
         ticks.tick().await;
         let Some(own) = progress.newest() else { continue };
         for (number, edge) in edges.iter().enumerate() {
-            for run in RUNS {
+            // A cache that keeps answers for a time can't be asked for a write of one's own.
+            for run in RUNS.into_iter().filter(|run| *run == Run::Prefetch || edge.ttl.is_none()) {
                 let params = vec![("origin", EDGES[number].into())];
                 let request = Request::Invoke(params);
                 let call = Call { at: clock.now(), edge: number, function: "lobby".to_owned(), request };
-                outcome.add(one(&call, edge, run, progress, Some(own.clone())).await);
+                outcome.add(one(&call, edge, run, clock, progress, Some(own.clone())).await);
             }
         }
     }
     outcome
 }
 
-async fn one(call: &Call, edge: &Edge, run: Run, progress: &Progress, own: Option<Own>) -> Result<Observed> {
-    let http = &edge.sidecar(run).http;
-    let headers: Vec<(&str, &str)> =
-        own.iter().map(|own| ("Foreshard-Min-Lsn", own.token.as_str())).collect();
+async fn one(
+    call: &Call,
+    edge: &Edge,
+    run: Run,
+    clock: &Clock,
+    progress: &Progress,
+    own: Option<Own>,
+) -> Result<Observed> {
     let describe = || format!("{} at {} ({run:?})", call.function, EDGES[call.edge]);
     let sent = Instant::now();
     let asked = async {
-        match &call.request {
-            Request::Invoke(params) => {
-                let params: serde_json::Map<String, Value> =
-                    params.iter().map(|(name, value)| ((*name).into(), (**value).into())).collect();
-                http.invoke(&call.function, &Value::Object(params), &headers).await
-            }
-            Request::Rows { shard, filters } => {
-                let query: Vec<String> =
-                    filters.iter().map(|(column, value)| format!("{column}=eq.{value}")).collect();
-                http.rows(&call.function, shard, &query.join("&"), &headers).await
-            }
-        }
+        let Some(ttl) = edge.ttl.as_ref().filter(|_| run == Run::Peer) else {
+            return ask(call, edge, run, own.as_ref()).await;
+        };
+        // Who relies on such an answer relies on all that had committed when it was asked for.
+        let promised = progress.newest().map_or(Ok(0), |newest| parse_lsn(&newest.token))?;
+        let fetch = async { ask(call, edge, run, None).await.map(|(kept, _)| kept) };
+        let key = format!("{} {:?}", call.function, call.request);
+        let ((parts, source), was_kept) = ttl.get(key, || clock.now(), fetch).await?;
+        Ok(((parts, if was_kept { Source::Reactive } else { source }), promised))
     };
-    let response =
+    let ((parts, source), lsn) =
         tokio::time::timeout(GIVE_UP, asked).await.with_context(describe)?.with_context(describe)?;
     let received = Instant::now();
-    let commits_started = progress.commits_started();
-    let (parts, source) = parts_of(call, &response).with_context(describe)?;
-    let lsn =
-        parse_lsn(response.header("foreshard-lsn").context("no Foreshard-Lsn")?).with_context(describe)?;
-    let answer = Answer { parts, lsn, commits_started };
+    let answer = Answer { parts, lsn, commits_started: progress.commits_started() };
     Ok(Observed {
         edge: call.edge,
         run,
@@ -181,9 +182,31 @@ async fn one(call: &Call, edge: &Edge, run: Run, progress: &Progress, own: Optio
     })
 }
 
+/// Asks a sidecar; what it answered, where that came from, and its stamp.
+async fn ask(call: &Call, edge: &Edge, run: Run, own: Option<&Own>) -> Result<(Kept, u64)> {
+    let http = &edge.sidecar(run).http;
+    let headers: Vec<(&str, &str)> =
+        own.iter().map(|own| ("Foreshard-Min-Lsn", own.token.as_str())).collect();
+    let response = match &call.request {
+        Request::Invoke(params) => {
+            let params: serde_json::Map<String, Value> =
+                params.iter().map(|(name, value)| ((*name).into(), (**value).into())).collect();
+            http.invoke(&call.function, &Value::Object(params), &headers).await?
+        }
+        Request::Rows { shard, filters } => {
+            let query: Vec<String> =
+                filters.iter().map(|(column, value)| format!("{column}=eq.{value}")).collect();
+            http.rows(&call.function, shard, &query.join("&"), &headers).await?
+        }
+    };
+    let kept = parts_of(call, &response)?;
+    Ok((kept, parse_lsn(response.header("foreshard-lsn").context("no Foreshard-Lsn")?)?))
+}
+
+/// What was read of each instance.
 type Parts = Vec<(String, Digest)>;
 
-fn parts_of(call: &Call, response: &Response) -> Result<(Parts, Source)> {
+fn parts_of(call: &Call, response: &Response) -> Result<Kept> {
     ensure!(response.status == 200, "{}: {:.300}", response.status, response.text());
     let body = response.json()?;
     match &call.request {

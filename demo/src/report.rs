@@ -8,12 +8,11 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use crate::calls::EDGES;
-use crate::edges::{Edge, Peer, RUNS, Run};
+use crate::cpu::OriginCpu;
+use crate::edges::{Edge, RUNS, Run};
+use crate::peers::Peer;
 use crate::replay::{Observed, Source};
 use crate::verdicts::Verdicts;
-
-/// How much lower the p95 wait with prefetching has to be.
-pub(crate) const P95_RATIO: f64 = 2.0;
 
 /// What one run was like for the functions at one edge (or at all).
 #[derive(Debug, Clone, PartialEq)]
@@ -55,8 +54,35 @@ pub(crate) struct Report {
     pub(crate) text: String,
     /// The p95 wait, peer ÷ prefetching: the smallest of all edges.
     pub(crate) p95_ratio: f64,
-    /// What the two runs came to over all edges, for programs.
-    pub(crate) totals: Value,
+    /// What the two runs came to over all edges.
+    pub(crate) totals: [Total; 2],
+}
+
+/// What a run came to over all edges.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Total {
+    /// p50, p95, p99 of what calls waited, milliseconds.
+    pub(crate) waits_ms: [f64; 3],
+    /// Calls that waited for the origin.
+    pub(crate) misses: f64,
+    /// Bytes of copies fetched.
+    pub(crate) bytes: f64,
+    /// Seconds of CPU that the origin's processes spent on its edges during the day.
+    pub(crate) origin_cpu: f64,
+    /// The same for the planner, where there is one.
+    pub(crate) planner_cpu: f64,
+    pub(crate) stale: usize,
+}
+
+impl Total {
+    /// For programs.
+    pub(crate) fn json(&self) -> Value {
+        let [p50, p95, p99] = self.waits_ms;
+        json!({
+            "p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "misses": self.misses, "bytes": self.bytes,
+            "origin_cpu_s": self.origin_cpu, "planner_cpu_s": self.planner_cpu, "stale": self.stale,
+        })
+    }
 }
 
 /// Makes the tables, one for each edge and one for all.
@@ -65,6 +91,7 @@ pub(crate) async fn report(
     observed: &[Observed],
     verdicts: &Verdicts,
     against: Peer,
+    cpu: &OriginCpu,
 ) -> Result<Report> {
     let mut text = String::new();
     let mut p95_ratio = f64::INFINITY;
@@ -93,25 +120,48 @@ pub(crate) async fn report(
     let [ours, peer] = all;
     let _ = writeln!(
         text,
-        "  all edges, against {}: {:.2} of its misses removed, {:+.0} % bytes, {:.2} times its fetches\n",
+        "  all edges, against {}: {:.2} of its misses removed, {:+.0} % bytes, {:.2} times its fetches\n  origin CPU: {:.2} s for its edges and {:.2} s for planning, {:.2} s for those of {}\n",
         against.name(),
         1.0 - ours.misses / peer.misses.max(1.0),
         100.0 * ((ours.ahead + ours.on_demand) / (peer.ahead + peer.on_demand).max(1.0) - 1.0),
-        ours.fetches / peer.fetches.max(1.0)
+        ours.fetches / peer.fetches.max(1.0),
+        cpu.of(Run::Prefetch),
+        cpu.of_the_planner(),
+        cpu.of(Run::Peer),
+        against.name()
     );
-    let p99 = RUNS.map(|run| {
-        let all = Summary::of(observed.iter().filter(|seen| seen.run == run));
-        1e3 * all.waits[2].as_secs_f64()
-    });
-    let both = |of: fn(&Moved) -> f64| [of(&ours), of(&peer)];
-    let totals = json!({
-        "misses": both(|m| m.misses),
-        "bytes": both(|m| m.ahead + m.on_demand),
-        "fetches": both(|m| m.fetches),
-        "p99_ms": p99,
-        "stale": RUNS.map(|run| (0..edges.len()).map(|number| verdicts.stale_at(number, run)).sum::<usize>()),
-    });
-    Ok(Report { text, p95_ratio, totals })
+    let total = |(run, moved): (Run, Moved)| Total {
+        waits_ms: Summary::of(observed.iter().filter(|seen| seen.run == run))
+            .waits
+            .map(|wait| 1e3 * wait.as_secs_f64()),
+        misses: moved.misses,
+        bytes: moved.ahead + moved.on_demand,
+        origin_cpu: cpu.of(run),
+        planner_cpu: if run == Run::Prefetch { cpu.of_the_planner() } else { 0.0 },
+        stale: (0..edges.len()).map(|number| verdicts.stale_at(number, run)).sum(),
+    };
+    Ok(Report { text, p95_ratio, totals: [(Run::Prefetch, ours), (Run::Peer, peer)].map(total) })
+}
+
+/// All that was compared in one table: for each replay, what prefetching by schedule came to, and its peer.
+pub(crate) fn compared(replays: &[(Peer, [Total; 2])]) -> String {
+    let mut text = String::from(
+        "                          wait p50      p95       p99    misses       bytes  origin CPU  planner  stale\n",
+    );
+    for (against, totals) in replays {
+        for (name, total) in ["prefetching", against.name()].into_iter().zip(totals) {
+            let [p50, p95, p99] = total.waits_ms.map(|ms| format!("{ms:.2} ms"));
+            let bytes = format!("{:.0} KiB", total.bytes / 1024.0);
+            let [cpu, planner] = [total.origin_cpu, total.planner_cpu].map(|s| format!("{s:.2} s"));
+            let _ = writeln!(
+                text,
+                "  {name:<20}{p50:>12}{p95:>10}{p99:>10}{:>9.0}{bytes:>13}{cpu:>11}{planner:>9}{:>7}",
+                total.misses, total.stale
+            );
+        }
+        text.push('\n');
+    }
+    text
 }
 
 /// What a run asked of the origin, as its sidecars counted it.
