@@ -114,7 +114,9 @@ impl Agenda {
             let believed = entry.confidence * trust;
             if !(believed > terms.min_confidence && entry.confidence <= 1.0) {
                 dropped += 1;
-                below.extend(candidates(entry, until, terms.costs, definitions));
+                if entry.confidence > terms.min_confidence {
+                    below.extend(candidates(entry, until, terms.costs, definitions));
+                }
                 continue;
             }
             for text in &entry.shard_list {
@@ -243,7 +245,7 @@ fn shard_of(instance: &str) -> &str {
     instance.split('?').next().unwrap_or_default()
 }
 
-/// What of an entry that is not believed enough may be tried: what its function may read, and whose size is known.
+/// What of an entry that would be carried out if it were believed may be tried: what its function may read, and whose size is known.
 fn candidates<'a>(
     entry: &'a ScheduleEntry,
     until: i64,
@@ -369,7 +371,7 @@ mod tests {
         let instances: Vec<String> = (0..10_000).map(|k| format!("b?k={k}")).collect();
         let names: Vec<&str> = instances.iter().map(String::as_str).collect();
         let (paying, below) = names.split_at(5_000);
-        let entries = [("f", paying, 0.9), ("f", below, 0.1), ("f", &["a", "c"][..], 0.1)];
+        let entries = [("f", paying, 0.9), ("f", below, 0.18), ("f", &["a", "c"][..], 0.18)];
         let mut agenda = Agenda::default();
         agenda.add(schedule(1, (0, 100), &entries), 0);
         agenda.recompute(0, 0, &terms(&costs), &definitions(), |_| false);
@@ -382,6 +384,10 @@ mod tests {
             "unknown sizes and what may not be read are not tried"
         );
         assert!(agenda.used(tried[0]) && !agenda.used(tried[0]) && !agenda.used(paying[0]));
+        let none: &[&str] = &["b?k=10001", "b?k=10002"];
+        agenda.add(schedule(2, (0, 100), &[("f", none, 0.1)]), 0);
+        agenda.recompute(0, 0, &terms(&costs), &definitions(), |_| false);
+        assert!(!agenda.wants("b?k=10001"), "what claims little itself is dropped, always");
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! What is fetched ahead although it is not believed enough.
 //!
 //! What is never fetched is never seen to be used: once schedules have been wrong so often that nothing of them is carried out,
-//! nothing could show that they became right again. So a little of what lies below the threshold is tried, drawn anew for each
-//! schedule: at most one byte in fifty of what it asks for above the threshold, and something small where that is nothing.
+//! nothing could show that they became right again. So a little of what only this distrust keeps below the threshold is tried,
+//! drawn anew for each schedule: at most one byte in fifty of what it asks for above the threshold, and something small where that
+//! is nothing. What claims too little by itself is never tried.
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ const ONE_IN: u64 = 50;
 /// Bytes that a schedule may always try.
 const LEAST: u64 = 16 << 10;
 
-/// Something below the threshold.
+/// Something that lost trust keeps below the threshold.
 pub(crate) struct Candidate {
     pub(crate) instance: Arc<str>,
     pub(crate) confidence: f64,
