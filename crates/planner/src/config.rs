@@ -33,6 +33,8 @@ pub enum Part {
     Hazard,
     /// Calls one fixed period before, and multiples of it; a function's own periods.
     Phases,
+    /// The minutes of the hour at which a function starts after a pause.
+    Clocks,
     /// Time of day and day of week.
     Seasons,
     /// Which function follows which.
@@ -41,6 +43,8 @@ pub enum Part {
     Siblings,
     /// Functions of a kind.
     Archetypes,
+    /// What pairs of traits say beyond the mixture.
+    Refinement,
     /// The adaptive probability map.
     Calibration,
     /// The drift guard.

@@ -7,10 +7,12 @@ use borsh::{BorshDeserialize, BorshSerialize};
 
 use crate::archetypes::KINDS;
 use crate::config::{Horizon, Part};
-use crate::gaps::Hazard;
+use crate::gaps::{COLD, Hazard};
 use crate::history::{History, PERIODS};
 use crate::mixer::{Contexts, INPUTS, Inputs};
 use crate::numeric::{any_of, bin, logits_in_place, shrunk, sigmoid};
+use crate::refinement::{LEVELS, TRAITS, Trait, Traits};
+use crate::residues::CLOCKS;
 use crate::season_experts::seasons;
 use crate::state::sound;
 use crate::tables::Table;
@@ -75,6 +77,8 @@ pub(crate) struct Evidence {
     pub(crate) contexts: Contexts,
     pub(crate) cells: [u16; TABLES],
     pub(crate) idle_context: u8,
+    /// What the refinement looks at; nothing within a burst.
+    pub(crate) traits: Option<Traits>,
 }
 
 impl Evidence {
@@ -124,7 +128,10 @@ const SEASON_COUNT: usize = 17;
 const RHYTHM_INPUTS: usize = SEASON_INPUTS + SEASON_COUNT;
 const TABLE_INPUTS: usize = RHYTHM_INPUTS + 9;
 const OTHER_INPUTS: usize = TABLE_INPUTS + TABLES;
-const _: () = assert!(OTHER_INPUTS + 11 <= INPUTS);
+const CLOCK_INPUTS: usize = OTHER_INPUTS + 11;
+const _: () = assert!(CLOCK_INPUTS + MIXED_CLOCKS.len() <= INPUTS);
+/// The clocks that the mixer hears of, by their place.
+const MIXED_CLOCKS: [usize; 5] = [0, 1, 2, 4, 5];
 
 /// The inputs that a part of the engine is responsible for, its tables included.
 pub(crate) fn inputs_of(part: Part) -> Vec<usize> {
@@ -141,8 +148,9 @@ pub(crate) fn inputs_of(part: Part) -> Vec<usize> {
         }
         Part::Transitions => (vec![OTHER_INPUTS], &[13]),
         Part::Siblings => (vec![OTHER_INPUTS + 1, OTHER_INPUTS + 10], &[6]),
+        Part::Clocks => ((CLOCK_INPUTS..CLOCK_INPUTS + MIXED_CLOCKS.len()).collect(), &[]),
         Part::Archetypes => (Vec::new(), &[14, 15]),
-        Part::Calibration | Part::Guard => (Vec::new(), &[]),
+        Part::Calibration | Part::Guard | Part::Refinement => (Vec::new(), &[]),
     };
     inputs.into_iter().chain(tables.iter().map(|t| TABLE_INPUTS + t)).collect()
 }
@@ -185,6 +193,7 @@ pub(crate) fn expert_of(input: usize) -> usize {
             4 | 5 => 4,
             6..=8 => 3,
             9 => 8,
+            11.. => 1,
             _ => 9,
         },
     }
@@ -423,6 +432,10 @@ pub(crate) fn gather(
     x[OTHER_INPUTS + 7] = (every as f32).ln() * 0.4 - 1.0;
     x[OTHER_INPUTS + 8] = (age as f32).ln() * 0.2;
     x[OTHER_INPUTS + 9] = around.heat;
+    let lifts = h.residues.lifts(now + after, now + until).map(f32::ln);
+    for (i, clock) in MIXED_CLOCKS.into_iter().enumerate() {
+        x[CLOCK_INPUTS + i] = lifts[clock];
+    }
 
     let known = bin(i64::from(h.active), &[1, 2, 4, 8, 32, 128]);
     let aged = bin(age, &[60, 240, 720, 1440, 4 * 1440, 14 * 1440]);
@@ -442,5 +455,34 @@ pub(crate) fn gather(
         kind * 12 + calibration,
     ]
     .map(|c| c as u16);
-    Evidence { inputs: x, contexts, cells: cells.map(|c| c as u16), idle_context: calibration as u8 }
+    let traits = (idle >= COLD).then(|| traits(h, idle, &x, lifts));
+    Evidence { inputs: x, contexts, cells: cells.map(|c| c as u16), idle_context: calibration as u8, traits }
+}
+
+/// What the refinement looks at, in steps.
+fn traits(h: &History, idle: i64, x: &Inputs, lifts: [f32; CLOCKS.len()]) -> Traits {
+    const PAUSES: [i64; 11] = [12, 16, 22, 31, 45, 62, 95, 150, 300, 700, 1500];
+    let level = |input: usize| {
+        let at = (x[input] + 6.0) / 9.0 * LEVELS as f32;
+        (at.max(0.0) as usize).min(LEVELS - 1)
+    };
+    let above = |x: f32, limits: &[f32]| limits.iter().filter(|&&l| x >= l).count();
+    let mut steps = [0usize; TRAITS];
+    let mut set = |t: Trait, step: usize| steps[t as usize] = step;
+    set(Trait::Idle, bin(idle, &[12, 15, 20, 25, 30, 40, 50, 60, 90, 120, 180, 240, 360, 720, 1440, 10_080]));
+    set(Trait::Burst, bin(h.last - h.last_onset, &[1, 2, 5, 10, 30, 120]));
+    set(Trait::Intensity, above(h.intensity, &[1.05, 1.3, 1.7, 2.5, 4.0, 8.0, 20.0, 60.0]));
+    set(Trait::Pause, bin(h.gaps.long.recent(0), &PAUSES));
+    set(Trait::PauseBefore, bin(h.gaps.long.recent(1), &PAUSES));
+    set(Trait::Hazard, level(HAZARD_INPUT));
+    set(Trait::SecondOrder, level(RHYTHM_INPUTS + 8));
+    set(Trait::BestPhase, level(PHASE_INPUTS + PERIODS.len()));
+    set(Trait::OwnPeriod, level(RHYTHM_INPUTS));
+    set(Trait::Mean, level(RATE_INPUTS + 5));
+    set(Trait::Hour, level(RATE_INPUTS + 2));
+    set(Trait::FourHours, level(RATE_INPUTS + 3));
+    for (step, lift) in steps[Trait::Clock as usize..].iter_mut().zip(lifts) {
+        *step = above(lift, &[-1.5, -0.5, 0.25, 0.75, 1.5]);
+    }
+    steps.map(|s| s as u8)
 }

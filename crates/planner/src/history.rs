@@ -5,6 +5,7 @@ use borsh::{BorshDeserialize, BorshSerialize};
 use crate::archetypes::Kinds;
 use crate::gaps::{COLD, Gaps};
 use crate::minutes::{MinuteBits, SPAN};
+use crate::residues::Residues;
 use crate::rhythm::{self, Rhythm};
 use crate::seasons::Seasons;
 
@@ -37,6 +38,8 @@ pub(crate) struct History {
     pub(crate) kinds: Kinds,
     pub(crate) minutes: MinuteBits,
     pub(crate) gaps: Gaps,
+    /// Onsets by the minute of the hour.
+    pub(crate) residues: Residues,
     pub(crate) seasons: Seasons,
 }
 
@@ -58,6 +61,7 @@ impl History {
             kinds: Kinds::default(),
             minutes: MinuteBits::new(minute - 1),
             gaps: Gaps::new(),
+            residues: Residues::new(),
             seasons: Seasons::new(minute + offset),
         }
     }
@@ -75,6 +79,7 @@ impl History {
         if self.active == 1 {
             (self.first, self.last, self.last_onset) = (minute, minute, minute);
             (self.onsets, self.searched, self.last_calls) = (1, 1, calls);
+            self.residues.record(minute);
             return true;
         }
         if minute < self.last {
@@ -95,6 +100,7 @@ impl History {
             }
         }
         self.gaps.onset.push(minute - self.last_onset);
+        self.residues.record(minute);
         self.last_onset = minute;
         self.onsets += 1;
         // The search is the dearest thing here: repeat it when there is a quarter more to look at, at the latest after 40 onsets.

@@ -16,6 +16,7 @@ use crate::heat::Heat;
 use crate::history::History;
 use crate::mixer::{Contexts, INPUTS, Inputs, Mixed, Mixer, SETS};
 use crate::numeric::sigmoid;
+use crate::refinement::{Refinement, Traits, without_clocks};
 use crate::state::sound;
 
 /// Logits are remembered in 1/`SCALE` steps until their outcome is known: a quarter of the memory, and no visible loss.
@@ -32,6 +33,9 @@ struct Waiting {
     inputs: [i8; INPUTS],
     contexts: Contexts,
     hidden: [i16; SETS],
+    mixed: f32,
+    traits: Option<Traits>,
+    /// The refined logit, as it was said.
     logit: f32,
     cells: [u16; TABLES],
     idle_context: u8,
@@ -46,6 +50,9 @@ pub(crate) struct Model {
     base_n: f32,
     tables: Tables,
     mixer: Mixer,
+    refinement: Refinement,
+    refine: bool,
+    clocks: bool,
     calibration: Calibration,
     calibrate: bool,
     linked: bool,
@@ -66,6 +73,9 @@ impl Model {
             base_n: 0.0,
             tables: Tables::new(),
             mixer: Mixer::new(&starting_weights(), CONTEXT_SIZES, IDLE_CONTEXTS),
+            refinement: Refinement::new(horizon.length()),
+            clocks: !without.contains(&Part::Clocks),
+            refine: !without.contains(&Part::Refinement),
             calibration: Calibration::new(IDLE_CONTEXTS),
             calibrate: !without.contains(&Part::Calibration),
             linked: !without.contains(&Part::Transitions),
@@ -88,6 +98,9 @@ impl Model {
         };
         let mut evidence = gather(history, now, self.horizon, self.base, &around, &self.tables);
         self.silent.iter().for_each(|&i| evidence.inputs[i] = 0.0);
+        if !self.clocks {
+            evidence.traits = evidence.traits.map(without_clocks);
+        }
         evidence
     }
 
@@ -97,11 +110,12 @@ impl Model {
             return sigmoid(e.inputs[HAZARD_INPUT]);
         }
         let mixed = self.mixer.predict(&e.inputs, &e.contexts, e.idle_context as usize);
-        if self.calibrate {
-            self.calibration.predict(mixed.logit, e.idle_context as usize)
-        } else {
-            sigmoid(mixed.logit)
-        }
+        let logit = self.refined(mixed.logit, e.traits.as_ref());
+        if self.calibrate { self.calibration.predict(logit, e.idle_context as usize) } else { sigmoid(logit) }
+    }
+
+    fn refined(&self, mixed: f32, traits: Option<&Traits>) -> f32 {
+        traits.filter(|_| self.refine).map_or(mixed, |t| self.refinement.predict(mixed, t))
     }
 
     /// Each input's part in the mixed logit; and whether the drift guard has put the hazard in its place.
@@ -121,7 +135,9 @@ impl Model {
             inputs: e.inputs.map(|x| (x * SCALE).round() as i8),
             contexts: e.contexts,
             hidden: mixed.hidden.map(|x| (x * HIDDEN_SCALE) as i16),
-            logit: mixed.logit,
+            mixed: mixed.logit,
+            traits: e.traits,
+            logit: self.refined(mixed.logit, e.traits.as_ref()),
             cells: e.cells,
             idle_context: e.idle_context,
         });
@@ -139,8 +155,11 @@ impl Model {
                 continue;
             };
             let x: Inputs = w.inputs.map(|i| f32::from(i) / SCALE);
-            let then = Mixed { hidden: w.hidden.map(|i| f32::from(i) / HIDDEN_SCALE), logit: w.logit };
+            let then = Mixed { hidden: w.hidden.map(|i| f32::from(i) / HIDDEN_SCALE), logit: w.mixed };
             self.mixer.learn(&x, &w.contexts, w.idle_context as usize, &then, y);
+            if let Some(traits) = w.traits.filter(|_| self.refine) {
+                self.refinement.learn(w.mixed, &traits, y);
+            }
             let emitted = self.calibration.predict(w.logit, w.idle_context as usize);
             self.guard.learn(emitted, sigmoid(x[HAZARD_INPUT]), y);
             self.calibration.learn(w.logit, w.idle_context as usize, y);
@@ -155,6 +174,7 @@ impl Model {
     pub(crate) fn put(&self, out: &mut impl Write) -> io::Result<()> {
         (self.base, self.base_n, &self.tables).serialize(out)?;
         self.mixer.put(out)?;
+        self.refinement.put(out)?;
         (&self.calibration, self.guard, &self.heat).serialize(out)
     }
 
@@ -162,6 +182,7 @@ impl Model {
     pub(crate) fn take(&mut self, from: &mut impl Read) -> io::Result<()> {
         (self.base, self.base_n, self.tables) = BorshDeserialize::deserialize_reader(from)?;
         self.mixer.take(from)?;
+        self.refinement.take(from)?;
         (self.calibration, self.guard, self.heat) = BorshDeserialize::deserialize_reader(from)?;
         sound(self.calibration.contexts() == IDLE_CONTEXTS)
     }
@@ -193,7 +214,8 @@ mod tests {
             let said = if minute < broken { y } else { dice >> 20 & 1 == 0 };
             let mut inputs = [if said { 6.0 } else { -6.0 }; INPUTS];
             inputs[HAZARD_INPUT] = -1.1;
-            let evidence = Evidence { inputs, contexts: [0; SETS], cells: [0; TABLES], idle_context: 0 };
+            let evidence =
+                Evidence { inputs, contexts: [0; SETS], cells: [0; TABLES], idle_context: 0, traits: None };
             if minute >= broken {
                 sum += (model.predict(&evidence) - f32::from(u8::from(y))).powi(2);
             }

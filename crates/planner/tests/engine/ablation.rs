@@ -140,7 +140,7 @@ fn the_hazard_knows_how_long_a_rest_is() {
 
 #[test]
 fn phases_find_periods_among_calls_at_random() {
-    earns(Part::Phases, &aligned(), 5, 0.43, 0.41);
+    earns(Part::Phases, &aligned(), 5, 0.43, 0.42);
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn seasons_know_the_time_of_day_and_the_weekend() {
 
 #[test]
 fn transitions_know_who_follows_whom() {
-    earns(Part::Transitions, &following(), 5, 0.27, 0.18);
+    earns(Part::Transitions, &following(), 5, 0.25, 0.18);
 }
 
 #[test]
@@ -178,8 +178,9 @@ fn archetypes_know_the_day_of_those_who_are_new() {
     // One trace of chance proves little where so little is known of each: eight of them, none picked.
     let gains: Vec<f64> = (1..=8)
         .map(|seed| {
+            // The refinement, which pools what is alike as well, is left out of both.
             let ap = |without: &[Part]| scored(of_three_kinds(seed), 6, 3, without).ap;
-            ap(&[]) - ap(&[Part::Archetypes])
+            ap(&[Part::Refinement]) - ap(&[Part::Archetypes, Part::Refinement])
         })
         .collect();
     let mean = gains.iter().sum::<f64>() / gains.len() as f64;

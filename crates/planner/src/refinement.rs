@@ -1,0 +1,209 @@
+//! What two traits of a moment say together, beyond the mixture: small tables, each over a pair of traits, that add to the
+//! mixed logit.
+//!
+//! A weighted sum of the experts' logits can't say "a steady pause counts for more where calls come in bursts". Trees can; these
+//! tables are the part of trees that is learned online, a gradient step each. They are about starts after a pause only:
+//! there the experts disagree, and within a burst there is little to add.
+
+use std::io::{self, Read, Write};
+
+use borsh::{BorshDeserialize, BorshSerialize};
+
+use crate::numeric::{MAX_LOGIT, sigmoid};
+use crate::residues::CLOCKS;
+use crate::state::sound;
+
+/// Number of traits.
+pub(crate) const TRAITS: usize = Trait::Clock as usize + CLOCKS.len();
+
+/// What is looked at, in steps. [`Trait::Clock`] and those after it are the lifts of the function's minutes of the hour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trait {
+    /// The mixed logit itself: never stored, but taken from the prediction.
+    Mixed,
+    /// Minutes since the last call.
+    Idle,
+    /// Length of the last burst.
+    Burst,
+    /// Calls per active minute.
+    Intensity,
+    /// The last two pauses.
+    Pause,
+    PauseBefore,
+    /// Levels of single experts.
+    Hazard,
+    SecondOrder,
+    BestPhase,
+    OwnPeriod,
+    Mean,
+    Hour,
+    FourHours,
+    Clock,
+}
+
+/// The steps of all traits, [`Trait::Mixed`] unset.
+pub(crate) type Traits = [u8; TRAITS];
+
+/// As if nothing were known of the function's minutes of the hour.
+pub(crate) fn without_clocks(mut traits: Traits) -> Traits {
+    traits[CLOCK..].fill(2);
+    traits
+}
+
+/// Steps of each trait.
+pub(crate) const STEPS: [usize; TRAITS] =
+    [24, 17, 7, 9, 12, 12, LEVELS, LEVELS, LEVELS, LEVELS, LEVELS, LEVELS, LEVELS, 6, 6, 6, 6, 6, 6];
+/// Steps of an expert's logit.
+pub(crate) const LEVELS: usize = 10;
+
+const CLOCK: usize = Trait::Clock as usize;
+
+const fn pair(a: Trait, b: Trait) -> (usize, usize) {
+    (a as usize, b as usize)
+}
+
+const fn clock(a: Trait, which: usize) -> (usize, usize) {
+    (a as usize, CLOCK + which)
+}
+
+/// The pairs that have a table.
+const PAIRS: [(usize, usize); 29] = [
+    clock(Trait::Mixed, 0),
+    clock(Trait::Mixed, 1),
+    clock(Trait::Mixed, 3),
+    clock(Trait::Mixed, 4),
+    clock(Trait::Mixed, 5),
+    clock(Trait::Intensity, 1),
+    clock(Trait::Intensity, 2),
+    clock(Trait::Intensity, 3),
+    clock(Trait::Intensity, 4),
+    clock(Trait::Intensity, 5),
+    clock(Trait::Idle, 2),
+    clock(Trait::Idle, 3),
+    pair(Trait::Pause, Trait::PauseBefore),
+    pair(Trait::Idle, Trait::Pause),
+    pair(Trait::Mixed, Trait::Pause),
+    pair(Trait::Mixed, Trait::Hour),
+    pair(Trait::Mixed, Trait::FourHours),
+    pair(Trait::Mixed, Trait::Burst),
+    pair(Trait::Mixed, Trait::SecondOrder),
+    pair(Trait::Idle, Trait::Burst),
+    pair(Trait::Hazard, Trait::BestPhase),
+    pair(Trait::OwnPeriod, Trait::BestPhase),
+    pair(Trait::Mean, Trait::Hour),
+    pair(Trait::BestPhase, Trait::Mean),
+    pair(Trait::Mixed, Trait::Intensity),
+    pair(Trait::Mixed, Trait::Idle),
+    clock(Trait::Pause, 1),
+    clock(Trait::Pause, 5),
+    (CLOCK + 2, CLOCK + 3),
+];
+
+/// Number of cells of one horizon.
+pub(crate) const CELLS: usize = STARTS[PAIRS.len()];
+
+/// Where each pair's table begins, and at the end how many cells there are.
+const STARTS: [usize; PAIRS.len() + 1] = {
+    let mut starts = [0; PAIRS.len() + 1];
+    let mut i = 0;
+    while i < PAIRS.len() {
+        starts[i + 1] = starts[i] + STEPS[PAIRS[i].0] * STEPS[PAIRS[i].1];
+        i += 1;
+    }
+    starts
+};
+
+/// Size of the first steps, for predictions of one minute; where windows overlap, outcomes repeat each other.
+const RATE: f32 = 0.02;
+
+#[derive(Clone, Copy, Debug, BorshSerialize, BorshDeserialize)]
+struct Cell {
+    add: f32,
+    /// Sum of squared gradients.
+    g2: f32,
+}
+
+/// The tables of one horizon.
+#[derive(Clone, Debug)]
+pub(crate) struct Refinement {
+    cells: Vec<Cell>,
+    rate: f32,
+}
+
+fn places(traits: &Traits, logit: f32) -> impl Iterator<Item = usize> {
+    let mut traits = *traits;
+    traits[Trait::Mixed as usize] = (((logit + MAX_LOGIT) / 0.75).max(0.0) as u8).min(STEPS[0] as u8 - 1);
+    PAIRS
+        .iter()
+        .zip(STARTS)
+        .map(move |(&(a, b), start)| start + usize::from(traits[a]) * STEPS[b] + usize::from(traits[b]))
+}
+
+impl Refinement {
+    /// For predictions that reach over so many minutes.
+    pub(crate) fn new(minutes: u32) -> Self {
+        let cells = vec![Cell { add: 0.0, g2: 1.0 }; CELLS];
+        Refinement { cells, rate: RATE / (minutes.max(1) as f32).sqrt() }
+    }
+
+    /// The refined logit.
+    #[inline]
+    pub(crate) fn predict(&self, logit: f32, traits: &Traits) -> f32 {
+        let add: f32 = places(traits, logit).map(|i| self.cells.get(i).map_or(0.0, |c| c.add)).sum();
+        (logit + add).clamp(-MAX_LOGIT, MAX_LOGIT)
+    }
+
+    /// One gradient step on the log-loss, of every table.
+    #[inline]
+    pub(crate) fn learn(&mut self, logit: f32, traits: &Traits, positive: bool) {
+        let error = f32::from(u8::from(positive)) - sigmoid(self.predict(logit, traits));
+        for i in places(traits, logit) {
+            if let Some(c) = self.cells.get_mut(i) {
+                c.g2 += error * error;
+                c.add += self.rate * error / c.g2.sqrt();
+            }
+        }
+    }
+
+    /// Writes what was learned.
+    pub(crate) fn put(&self, out: &mut impl Write) -> io::Result<()> {
+        self.cells.serialize(out)
+    }
+
+    /// Takes over what another one had learned.
+    pub(crate) fn take(&mut self, from: &mut impl Read) -> io::Result<()> {
+        self.cells = BorshDeserialize::deserialize_reader(from)?;
+        sound(self.cells.len() == CELLS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn learns_what_only_two_traits_together_say() {
+        let mut r = Refinement::new(1);
+        let at = |a: u8, b: u8| {
+            let mut t = [0; TRAITS];
+            (t[Trait::Pause as usize], t[Trait::PauseBefore as usize]) = (a, b);
+            t
+        };
+        for i in 0..40_000u32 {
+            let (a, b) = ((i % 2) as u8, (i / 2 % 2) as u8);
+            r.learn(0.0, &at(a, b), a == b);
+        }
+        let says = |a, b| sigmoid(r.predict(0.0, &at(a, b)));
+        assert!(says(0, 0) > 0.7 && says(1, 1) > 0.7, "{} {}", says(0, 0), says(1, 1));
+        assert!(says(0, 1) < 0.3 && says(1, 0) < 0.3, "{} {}", says(0, 1), says(1, 0));
+    }
+
+    #[test]
+    fn any_traits_have_a_place_and_sums_stay_finite() {
+        let mut r = Refinement::new(15);
+        let last: Traits = std::array::from_fn(|i| STEPS[i] as u8 - 1);
+        assert!(places(&last, 99.0).all(|i| i < r.cells.len()));
+        (0..100_000).for_each(|i| r.learn(f32::from(i as u8) - 100.0, &last, true));
+        assert!(r.predict(9.0, &last) <= MAX_LOGIT && r.predict(-9.0, &[0; TRAITS]).is_finite());
+    }
+}
