@@ -187,3 +187,57 @@ fn archetypes_know_the_day_of_those_who_are_new() {
     // It is worth little, 0.0006 of an average precision of 0.16, but more often than not.
     assert!(mean > 0.0002 && gains.iter().filter(|gain| **gain > 0.0).count() >= 5, "{mean}: {gains:?}");
 }
+
+/// Asserts that without the part the average precision of what it is for is that much smaller.
+fn is_worth(part: Part, calls: &[Call], days: i64, times: f64) {
+    let best = scored(calls.to_vec(), days, days / 2, &[]);
+    let rest = scored(calls.to_vec(), days, days / 2, &[part]);
+    assert!(best.ap > rest.ap * times, "{part:?} is there and of little use: {best:?} {rest:?}");
+    assert!(best.brier < rest.brier, "{part:?}: {best:?} {rest:?}");
+}
+
+/// A clock that finds something to do now and then only: pauses are any multiples of its period.
+fn now_and_then() -> Vec<Call> {
+    let mut chance = Chance(7);
+    let mut calls = noise(4, &mut chance);
+    for f in 0..24 {
+        let period = [10, 15, 20, 30][f % 4];
+        let phase = chance.below(period as u64);
+        for minute in (0..4 * DAY).filter(|m| m % period == phase) {
+            if chance.happens(0.005 * period as f64) {
+                calls.push(call(minute, format!("it{f}"), EDGE));
+            }
+        }
+    }
+    calls
+}
+
+#[test]
+fn clocks_know_when_there_may_be_something_to_do() {
+    is_worth(Part::Clocks, &now_and_then(), 4, 1.1);
+}
+
+/// A short pause after two of a kind, a long one after two different ones; every function lives for a few hours only, too short
+/// to learn that from it.
+fn two_together() -> Vec<Call> {
+    let mut chance = Chance(8);
+    let mut calls = noise(4, &mut chance);
+    for f in 0..400 {
+        let mut at = f * 4 * DAY / 420 / 5 * 5;
+        let mut latest = [chance.happens(0.5), chance.happens(0.5)];
+        for _ in 0..8 {
+            if at < 4 * DAY {
+                calls.push(call(at, format!("it{f}"), EDGE));
+            }
+            let long = (latest[0] != latest[1]) != chance.happens(0.05);
+            latest = [long, latest[0]];
+            at += if long { 55 + 5 * chance.below(6) } else { 15 + 5 * chance.below(3) };
+        }
+    }
+    calls
+}
+
+#[test]
+fn the_refinement_knows_what_two_traits_say_together() {
+    is_worth(Part::Refinement, &two_together(), 4, 1.03);
+}
