@@ -10,6 +10,7 @@ mod fetch;
 #[cfg(test)]
 mod fuzzing;
 mod http;
+mod logging;
 mod origin;
 mod persist;
 mod plan;
@@ -20,7 +21,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
 // Answers are built from many small allocations on few threads: a tenth of a cached read's time with the system's allocator.
 #[global_allocator]
@@ -61,10 +61,7 @@ const EX_USAGE: u8 = 64;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    // The replication library reports every acknowledgement at the level of the day's events.
-    let levels =
-        EnvFilter::try_from_env("FORESHARD_LOG").unwrap_or_else(|_| EnvFilter::new("info,pg_walstream=warn"));
-    tracing_subscriber::fmt().with_env_filter(levels).with_writer(std::io::stderr).with_ansi(false).init();
+    logging::start();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into()),

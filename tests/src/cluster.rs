@@ -66,14 +66,33 @@ impl ClusterOptions {
 
     /// Makes the cluster and starts it.
     pub async fn start(self) -> Result<Cluster> {
-        Cluster::start_with(self, None).await
+        Cluster::start_with(self, From::Template).await
+    }
+
+    /// Makes the cluster with a system identifier of its own, and starts it: all others are copies of one that was made before.
+    pub async fn start_another(self) -> Result<Cluster> {
+        Cluster::start_with(self, From::Nothing).await
+    }
+
+    /// Makes a physical standby of a running cluster, and starts it.
+    pub async fn standby_of(self, primary: &Cluster) -> Result<Cluster> {
+        Cluster::start_with(self, From::Primary(primary)).await
     }
 
     /// Makes the cluster out of a stopped one of an older major with pg_upgrade, and starts it.
     pub async fn upgraded_from(self, old: &Cluster) -> Result<Cluster> {
         ensure!(old.process.is_none(), "stop the old cluster first");
-        Cluster::start_with(self, Some(old)).await
+        Cluster::start_with(self, From::Older(old)).await
     }
+}
+
+/// What a cluster is made of.
+#[derive(Clone, Copy)]
+enum From<'a> {
+    Template,
+    Nothing,
+    Older(&'a Cluster),
+    Primary(&'a Cluster),
 }
 
 /// How a server is asked to stop.
@@ -122,7 +141,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    async fn start_with(options: ClusterOptions, old: Option<&Cluster>) -> Result<Self> {
+    async fn start_with(options: ClusterOptions, from: From<'_>) -> Result<Self> {
         let account = Account::unprivileged()?;
         let dir = tempfile::Builder::new().prefix("foreshard-pg-").tempdir_in(&options.parent)?;
         account.own(dir.path())?;
@@ -131,9 +150,11 @@ impl Cluster {
             "the server's account cannot reach {}",
             options.parent.display()
         );
-        match old {
-            None => Self::copy_template(account, &options.server, dir.path())?,
-            Some(old) => Self::upgrade(account, &options.server, dir.path(), old)?,
+        match from {
+            From::Template => Self::copy_template(account, &options.server, dir.path())?,
+            From::Nothing => options.server.initdb(&dir.path().join("data"))?,
+            From::Older(old) => Self::upgrade(account, &options.server, dir.path(), old)?,
+            From::Primary(primary) => Self::copy_primary(account, &options.server, dir.path(), primary)?,
         }
 
         let mut cluster = Self { process: None, dir, server: options.server.clone(), account, port: 0 };
@@ -169,6 +190,15 @@ impl Cluster {
         let mut copy = account.command(Path::new("cp"));
         copy.args(["-a", "--reflink=auto"]).arg(server.template()).arg(dir.join("data"));
         succeed(&mut copy)
+    }
+
+    fn copy_primary(account: Account, server: &Server, dir: &Path, primary: &Cluster) -> Result<()> {
+        let data = dir.join("data");
+        let mut backup = account.command(&server.program("pg_basebackup"));
+        backup.args(["--checkpoint=fast", "--wal-method=stream", "-d", &primary.url(), "-D"]).arg(&data);
+        succeed(&mut backup)?;
+        std::fs::write(data.join("standby.signal"), "")?;
+        Ok(())
     }
 
     fn upgrade(account: Account, server: &Server, dir: &Path, old: &Cluster) -> Result<()> {

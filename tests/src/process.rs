@@ -6,7 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
 use crate::eventually;
 
@@ -85,8 +85,19 @@ impl Process {
 
     /// Sends a signal; an error if the process is gone.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        let pid = Pid::from_raw(i32::try_from(self.child.id())?).context("a process id is never 0")?;
-        kill_process(pid, signal).with_context(|| format!("sending {signal:?} to {}", self.name))
+        kill_process(self.pid()?, signal).with_context(|| format!("sending {signal:?} to {}", self.name))
+    }
+
+    /// From now on no file that it writes to may be longer than this, as on a disk that is full; `None` ends that.
+    pub fn limit_files(&self, bytes: Option<u64>) -> Result<()> {
+        let maximum = getrlimit(Resource::Fsize).maximum;
+        let limit = Rlimit { current: bytes.or(maximum), maximum };
+        prlimit(Some(self.pid()?), Resource::Fsize, limit).context("limiting the length of files")?;
+        Ok(())
+    }
+
+    fn pid(&self) -> Result<Pid> {
+        Pid::from_raw(i32::try_from(self.child.id())?).context("a process id is never 0")
     }
 
     /// How the process ended, if it has.

@@ -112,20 +112,27 @@ impl Server {
     }
 
     fn make_template(&self) -> Result<()> {
-        let account = Account::unprivileged()?;
         let template = self.template();
         let _ = fs::remove_dir_all(&template);
-        fs::create_dir(&template)?;
-        account.own(&template)?;
+        self.initdb(&template)
+    }
+
+    /// Makes a data directory. The superuser is `postgres`.
+    pub(crate) fn initdb(&self, data: &Path) -> Result<()> {
+        let account = Account::unprivileged()?;
+        fs::create_dir(data)?;
+        account.own(data)?;
         let password_file = self.root.join("superuser-password");
-        fs::write(&password_file, crate::cluster::SUPERUSER_PASSWORD)?;
+        if !password_file.exists() {
+            fs::write(&password_file, crate::cluster::SUPERUSER_PASSWORD)?;
+        }
         let output = account
             .command(&self.program("initdb"))
             .args(["--no-sync", "--username=postgres", "--encoding=UTF8", "--locale=C"])
             .args(["--auth-local=trust", "--auth-host=scram-sha-256"])
             .arg(format!("--pwfile={}", password_file.display()))
             .arg("--pgdata")
-            .arg(&template)
+            .arg(data)
             .output()
             .context("running initdb")?;
         ensure!(output.status.success(), "initdb failed:\n{}", String::from_utf8_lossy(&output.stderr));

@@ -16,7 +16,7 @@ use crate::now::Now;
 use crate::refetch::Refetch;
 use crate::requests::{Answer, Refusal, RequestId, Requests};
 use crate::stats::Stats;
-use crate::stream::Stream;
+use crate::stream::{AnotherPast, Stream};
 use crate::warm::Durability;
 
 /// Names a fetch.
@@ -155,12 +155,21 @@ impl EdgeCore {
 
     /// One committed transaction. Frames that were applied before are recognised and ignored.
     pub fn frame(&mut self, now: Now, frame: Frame) {
-        if frame.end_lsn <= self.stream.position() {
-            self.stats.frames_repeated += 1;
+        if self.doubted {
             return;
+        }
+        match self.stream.brings(&frame) {
+            Ok(false) => {}
+            Ok(true) => {
+                self.stats.frames_repeated += 1;
+                self.position(now, frame.end_lsn);
+                return;
+            }
+            Err(AnotherPast) => return self.doubt(),
         }
         self.stats.frames += 1;
         // What a predecessor kept lies before this frame, or is reached with it.
+        self.compare_warm(&frame);
         self.warm_up(now, Lsn(frame.end_lsn.0 - 1));
         let Frame { xid, commit_lsn, end_lsn, events, .. } = frame;
         self.stream.remember(xid, commit_lsn);
@@ -191,7 +200,12 @@ impl EdgeCore {
 
     /// The stream holds nothing more for this edge up to `position`.
     pub fn position(&mut self, now: Now, position: Lsn) {
-        self.stream.advance(position);
+        if self.doubted {
+            return;
+        }
+        if self.stream.advance(position).is_err() {
+            return self.doubt();
+        }
         self.warm_up(now, self.stream.position());
         for id in self.requests.reached(self.stream.position()) {
             self.look_again(now, id);

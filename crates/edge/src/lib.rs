@@ -24,6 +24,7 @@ mod pump;
 mod refetch;
 mod requests;
 mod restart;
+mod retrace;
 pub mod rows;
 mod stats;
 mod stream;

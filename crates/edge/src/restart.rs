@@ -13,14 +13,23 @@ impl EdgeCore {
         self.doubted = false;
         if continues && self.stream.position() > Lsn::ZERO {
             self.resume();
-            self.tick(now);
-            return;
+            // Nobody is told less than before, while the stream comes again to where it was.
+            self.promised = self.promised.max(self.stream.stamp());
+            if self.stream.resume(position).is_ok() {
+                if self.stream.is_retracing() {
+                    self.actions.push(Action::AskForProgress);
+                }
+                self.tick(now);
+                return;
+            }
+            // There is nothing to tell the past by. Copies may be of another one; its log is as long, so what was promised stands.
+        } else {
+            self.promised = Lsn::ZERO;
         }
         if self.stream.position() > Lsn::ZERO {
             self.stats.resets += 1;
         }
         self.stream.restart(position);
-        self.promised = Lsn::ZERO;
         self.forget_warm();
         self.definitions.unload();
         self.agenda.clear();
@@ -41,7 +50,7 @@ impl EdgeCore {
     /// transaction ids are given out again, so a snapshot that saw such an id (an asynchronous commit, or an abort)
     /// would take the new owner for seen. What the stream has passed is flushed: only what is ahead of it is in doubt.
     fn resume(&mut self) {
-        let position = self.stream.position();
+        let position = self.stream.furthest();
         if self.definitions.settled_at().is_none_or(|settled| settled > position) {
             self.definitions.reload();
             self.start_empty();
@@ -62,6 +71,7 @@ impl EdgeCore {
             for pinned in &mut pending.pinned {
                 pinned.take_if(|copy| copy.settled_at > position);
             }
+            pending.proven = Lsn::ZERO;
         }
     }
 

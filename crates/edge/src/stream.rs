@@ -1,10 +1,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use foreshard_protocol::{InstanceId, KeyChange, Lsn, Snapshot, Xid};
+use foreshard_protocol::{Frame, InstanceId, KeyChange, Lsn, Snapshot, Witness, Xid};
 
 use crate::deltas::{Missed, Unseen};
 use crate::flights::{Suspects, touches};
+use crate::retrace::Retrace;
 
 /// Where the stream is, which delivered transactions the origin may not yet show to readers, and how fresh we are.
 ///
@@ -22,9 +23,17 @@ pub(crate) struct Stream {
     /// Moments at which the origin was asked for its flush position, with the answers not yet reached.
     marks: VecDeque<(u64, Lsn)>,
     fresh_as_of: Option<u64>,
+    /// What tells this past of the origin from another one.
+    witness: Witness,
+    /// It went on before the place that it had come to, and has not come there again.
+    retrace: Option<Retrace>,
     max_unseen: usize,
     delta_buffer: usize,
 }
+
+/// The stream is of another past of the origin than what it brought before.
+#[derive(Debug)]
+pub(crate) struct AnotherPast;
 
 /// Answers of the origin that the stream has not reached; more are not kept.
 const MAX_MARKS: usize = 64;
@@ -45,6 +54,8 @@ impl Stream {
             merged: None,
             marks: VecDeque::new(),
             fresh_as_of: None,
+            witness: Witness::default(),
+            retrace: None,
             max_unseen,
             delta_buffer,
         }
@@ -87,12 +98,69 @@ impl Stream {
     /// Forgets everything: the stream now starts at `position` and has no past.
     pub(crate) fn restart(&mut self, position: Lsn) {
         *self = Stream::new(self.max_unseen, self.delta_buffer);
-        self.position = position;
+        (self.position, self.witness) = (position, Witness::began(position));
+    }
+
+    /// Goes on at `start`, where it was acknowledged. Until it has come again to where it was, that is no position of it.
+    pub(crate) fn resume(&mut self, start: Lsn) -> Result<(), AnotherPast> {
+        let until = self.furthest();
+        self.retrace = None;
+        // The log may end before what the origin had flushed when it was asked: another past that this stream never saw.
+        self.marks.clear();
+        if start < until {
+            self.retrace = Some(Retrace::new(self.witness, start, until).ok_or(AnotherPast)?);
+            self.position = start;
+        }
+        Ok(())
+    }
+
+    /// Where it had come to before it went on, or has come to since.
+    pub(crate) fn furthest(&self) -> Lsn {
+        self.retrace.as_ref().map_or(self.position, Retrace::until)
+    }
+
+    /// Whether it has not yet come again to where it was.
+    pub(crate) fn is_retracing(&self) -> bool {
+        self.retrace.is_some()
+    }
+
+    pub(crate) fn witness(&self) -> Witness {
+        self.witness
+    }
+
+    /// Whether this was brought before.
+    pub(crate) fn brings(&mut self, frame: &Frame) -> Result<bool, AnotherPast> {
+        let again = match &mut self.retrace {
+            None => frame.end_lsn <= self.position,
+            Some(retrace) if frame.end_lsn <= retrace.until() => {
+                return if retrace.again(frame) { Ok(true) } else { Err(AnotherPast) };
+            }
+            Some(retrace) => {
+                let until = retrace.until();
+                self.advance(until)?;
+                false
+            }
+        };
+        if !again {
+            self.witness.brought(frame);
+        }
+        Ok(again)
     }
 
     /// Moves forward; a position already passed changes nothing.
-    pub(crate) fn advance(&mut self, position: Lsn) {
+    pub(crate) fn advance(&mut self, position: Lsn) -> Result<(), AnotherPast> {
+        if let Some(retrace) = self.retrace.take_if(|retrace| retrace.until() <= position)
+            && !retrace.holds()
+        {
+            self.retrace = Some(retrace);
+            return Err(AnotherPast);
+        }
         self.position = self.position.max(position);
+        self.pass_marks();
+        Ok(())
+    }
+
+    fn pass_marks(&mut self) {
         while let Some(&(asked_at, lsn)) = self.marks.front() {
             if lsn > self.position {
                 break;
@@ -147,7 +215,7 @@ impl Stream {
         if self.marks.len() < MAX_MARKS {
             self.marks.push_back((asked_at, flushed));
         }
-        self.advance(self.position);
+        self.pass_marks();
     }
 
     /// A snapshot of the origin arrived: what it sees, every later one sees too.
@@ -187,7 +255,7 @@ mod tests {
     fn deliver(stream: &mut Stream, xid: Xid, lsn: u64) {
         stream.remember(xid, Lsn(lsn));
         stream.remember_change(xid, "s", Arc::new(KeyChange::Whole(WholeReason::Rows)));
-        stream.advance(Lsn(lsn + 8));
+        stream.advance(Lsn(lsn + 8)).unwrap();
     }
 
     #[test]
@@ -209,9 +277,9 @@ mod tests {
         stream.origin_state(1_000, Lsn(50));
         stream.origin_state(2_000, Lsn(90));
         assert_eq!(stream.fresh_as_of(), None);
-        stream.advance(Lsn(60));
+        stream.advance(Lsn(60)).unwrap();
         assert_eq!(stream.fresh_as_of(), Some(1_000));
-        stream.advance(Lsn(90));
+        stream.advance(Lsn(90)).unwrap();
         assert_eq!(stream.fresh_as_of(), Some(2_000));
     }
 
@@ -220,7 +288,7 @@ mod tests {
         let mut stream = Stream::new(10, 1_000);
         for time in 0..1_000 {
             stream.origin_state(time, Lsn(time));
-            stream.advance(Lsn(time.saturating_sub(100)));
+            stream.advance(Lsn(time.saturating_sub(100))).unwrap();
         }
         assert!(stream.fresh_as_of() >= Some(1_000 - 100 - MAX_MARKS as u64), "{:?}", stream.fresh_as_of());
     }
@@ -246,8 +314,8 @@ mod tests {
     #[test]
     fn position_never_goes_back() {
         let mut stream = Stream::new(3, 1_000);
-        stream.advance(Lsn(10));
-        stream.advance(Lsn(5));
+        stream.advance(Lsn(10)).unwrap();
+        stream.advance(Lsn(5)).unwrap();
         assert_eq!(stream.position(), Lsn(10));
     }
 }

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use foreshard_protocol::{InstanceId, Lsn};
+use foreshard_protocol::{Frame, InstanceId, Lsn, Witness};
 
 use crate::copy::ShardCopy;
 use crate::core::EdgeCore;
 use crate::now::Now;
+use crate::retrace::Retrace;
 
 /// What has to be written, together and durably, so that a successor can go on from `position`.
 #[derive(Debug)]
@@ -15,6 +16,10 @@ pub struct DurableStep {
     pub position: Lsn,
     /// What the origin may forget once this is durable.
     pub acknowledged: Lsn,
+    /// What tells the origin's past that this is of from another one.
+    pub witness: Witness,
+    /// What was kept before was of another past of the origin: nothing of it may be found again.
+    pub refused: bool,
     /// Copies to write, and instances (without one) of which nothing is to be kept.
     pub changed: Vec<(Arc<str>, Option<Arc<ShardCopy>>)>,
 }
@@ -25,9 +30,17 @@ pub(crate) struct Durability {
     /// The position that may be acknowledged, if copies are kept; what is applied beyond it is not durable.
     acknowledged: Option<Lsn>,
     /// What a predecessor kept, until the stream has come to where it was.
-    waiting: Option<(Lsn, Vec<ShardCopy>)>,
+    waiting: Option<Waiting>,
+    /// It was of another past of the origin.
+    refused: bool,
     /// Copies of a predecessor are in the cache that have not been compared with the definitions.
     unchecked: bool,
+}
+
+struct Waiting {
+    position: Lsn,
+    copies: Vec<ShardCopy>,
+    retrace: Retrace,
 }
 
 impl EdgeCore {
@@ -46,11 +59,12 @@ impl EdgeCore {
     /// What is to be written now. With `afresh` it is everything. `None`: there is no state that a successor could go on from.
     pub fn durable_step(&mut self, afresh: bool) -> Option<DurableStep> {
         let stands = self.definitions.ready() && !self.doubted && self.durability.waiting.is_none();
-        if !stands || self.durability.acknowledged.is_none() {
+        if !stands || self.stream.is_retracing() || self.durability.acknowledged.is_none() {
             return None;
         }
         let position = self.stream.position();
-        if afresh {
+        let refused = std::mem::take(&mut self.durability.refused);
+        if afresh || refused {
             self.prefetch.track(true);
         }
         let mut changed = Vec::new();
@@ -65,7 +79,8 @@ impl EdgeCore {
             changed.push((instance, copy.filter(|_| settled)));
         }
         self.prefetch.changed_again(ahead);
-        Some(DurableStep { position, acknowledged: self.stream.acknowledged(), changed })
+        let (acknowledged, witness) = (self.stream.acknowledged(), self.stream.witness());
+        Some(DurableStep { position, acknowledged, witness, refused, changed })
     }
 
     /// A step is durable: this may be acknowledged.
@@ -76,16 +91,38 @@ impl EdgeCore {
     }
 
     /// What a predecessor kept at `position`, on the stream that has just started at or before it.
-    pub fn warm(&mut self, now: Now, position: Lsn, copies: Vec<ShardCopy>) {
-        self.durability.waiting = Some((position, copies));
+    pub fn warm(&mut self, now: Now, position: Lsn, witness: Witness, copies: Vec<ShardCopy>) {
+        match Retrace::new(witness, self.stream.position(), position) {
+            Some(retrace) => self.durability.waiting = Some(Waiting { position, copies, retrace }),
+            None => self.refuse_warm(),
+        }
         self.warm_up(now, self.stream.position());
+    }
+
+    /// What comes before a predecessor's position is what it had.
+    pub(crate) fn compare_warm(&mut self, frame: &Frame) {
+        if let Some(waiting) = &mut self.durability.waiting
+            && frame.end_lsn <= waiting.position
+            && !waiting.retrace.again(frame)
+        {
+            self.refuse_warm();
+        }
+    }
+
+    fn refuse_warm(&mut self) {
+        self.durability.waiting = None;
+        self.durability.refused = true;
     }
 
     /// Takes over what a predecessor kept once the stream is where it was: until then frames come that it has in it.
     pub(crate) fn warm_up(&mut self, now: Now, reached: Lsn) {
-        let Some((_, copies)) = self.durability.waiting.take_if(|(position, _)| *position <= reached) else {
+        let Some(waiting) = self.durability.waiting.take_if(|waiting| waiting.position <= reached) else {
             return;
         };
+        let Waiting { copies, retrace, .. } = waiting;
+        if !retrace.holds() {
+            return self.refuse_warm();
+        }
         for mut copy in copies {
             (copy.fetch, copy.fetched_at) = (None, now.mono);
             let instance = copy.instance.clone();
@@ -122,6 +159,7 @@ impl EdgeCore {
     /// The stream starts without a past.
     pub(crate) fn forget_warm(&mut self) {
         (self.durability.waiting, self.durability.unchecked) = (None, false);
+        self.durability.refused = false;
     }
 
     /// No more than this may be acknowledged.
@@ -177,8 +215,15 @@ mod tests {
         let mut core = EdgeCore::new(EdgeConfig::default(), 1);
         core.keep(Lsn(20));
         core.stream_started(NOW, Lsn(20), false);
-        core.warm(NOW, Lsn(50), vec![copy("a", generation, "5:5:"), copy("b", 1, "5:5:")]);
+        core.warm(NOW, Lsn(50), witness(), vec![copy("a", generation, "5:5:"), copy("b", 1, "5:5:")]);
         core
+    }
+
+    /// The last that the predecessor heard of was transaction 7.
+    fn witness() -> Witness {
+        let mut witness = Witness::began(Lsn(10));
+        witness.brought(&frame(7, 30, "a"));
+        witness
     }
 
     fn held(core: &EdgeCore) -> Vec<String> {
@@ -206,6 +251,27 @@ mod tests {
     }
 
     #[test]
+    fn what_was_kept_of_another_past_is_refused() {
+        for (what, frames) in [
+            ("transaction 7 does not come again", vec![frame(8, 60, "b")]),
+            (
+                "another one has its id",
+                vec![Frame { commit_time: 9, ..frame(7, 30, "a") }, frame(8, 60, "b")],
+            ),
+            ("there is one too many", vec![frame(7, 30, "a"), frame(8, 40, "b"), frame(9, 60, "b")]),
+        ] {
+            let mut core = successor(1);
+            let epoch = core.epoch();
+            core.catalog_loaded(NOW, epoch, catalog(1));
+            frames.into_iter().for_each(|frame| core.frame(NOW, frame));
+            assert!(held(&core).is_empty(), "{what}");
+            let step = core.durable_step(false).unwrap();
+            assert!(step.refused, "{what}");
+            assert!(!core.durable_step(false).unwrap().refused);
+        }
+    }
+
+    #[test]
     fn kept_copies_of_another_definition_are_dropped_whichever_comes_first() {
         for definitions_first in [true, false] {
             let mut core = successor(1);
@@ -213,6 +279,7 @@ mod tests {
             if definitions_first {
                 core.catalog_loaded(NOW, epoch, catalog(2));
             }
+            core.frame(NOW, frame(7, 30, "a"));
             core.position(NOW, Lsn(50));
             if !definitions_first {
                 core.catalog_loaded(NOW, epoch, catalog(2));
@@ -234,6 +301,7 @@ mod tests {
         let mut core = successor(1);
         let epoch = core.epoch();
         core.catalog_loaded(NOW, epoch, catalog(1));
+        core.frame(NOW, frame(7, 30, "a"));
         core.position(NOW, Lsn(50));
         drop(core.durable_step(false));
         let mut ahead = copy("a", 1, "9:9:");

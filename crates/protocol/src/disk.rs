@@ -2,10 +2,10 @@
 
 use bincode::{Decode, Encode};
 
-use crate::{Column, EdgeName, Lsn, Row, RowOrder, Snapshot};
+use crate::{Column, EdgeName, Lsn, Row, RowOrder, Snapshot, Witness};
 
 /// Version of the kept form; a file of another version is thrown away.
-pub const DISK_VERSION: u16 = 1;
+pub const DISK_VERSION: u16 = 2;
 
 /// One copy of a shard instance, with everything that is needed to serve it and to keep it current.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -44,6 +44,8 @@ pub struct KeptState {
     pub position: Lsn,
     /// Up to where the origin may have been told that it can forget. Beyond it the slot is not this edge's any more.
     pub acknowledged: Lsn,
+    /// What tells the origin's past that this is of from another one.
+    pub witness: Witness,
     /// How many copies there are.
     pub copies: u64,
     /// Over all of them: one that is missing, or of another moment, changes it.
@@ -53,7 +55,7 @@ pub struct KeptState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ColumnKind, Comparison, decode, encode};
+    use crate::{ColumnKind, Comparison, Delivered, decode, encode};
 
     /// If this fails, the change needs a new `DISK_VERSION`.
     #[test]
@@ -81,11 +83,18 @@ mod tests {
             slot: "s".into(),
             position: Lsn(2),
             acknowledged: Lsn(1),
+            witness: Witness {
+                since: Lsn(1),
+                last: Some(Delivered { xid: 3, commit_lsn: Lsn(2), commit_time: -1 }),
+            },
             copies: 1,
             digest: [0xAA; 16],
         };
         let bytes = encode(&state);
-        assert_eq!(bytes, [b"\x01e\x017\x01\x01s\x02\x01\x01".as_slice(), &[0xAA; 16]].concat());
+        assert_eq!(
+            bytes,
+            [b"\x01e\x017\x01\x01s\x02\x01\x01\x01\x03\x02\x01\x01".as_slice(), &[0xAA; 16]].concat()
+        );
         assert_eq!(decode::<KeptState>(&bytes).unwrap(), state);
     }
 }

@@ -13,6 +13,7 @@ mod ids;
 mod lsn;
 mod rowset;
 mod snapshot;
+mod witness;
 
 pub use catalog::{CatalogSnapshot, EdgeName, FunctionId, Mapping, Schedule, ScheduleEntry, ShardDef};
 pub use codec::{DecodeError, RowsWriter, Wire, decode, encode};
@@ -25,6 +26,7 @@ pub use ids::{IdError, InstanceId, KeyPart, ShardName};
 pub use lsn::{Lsn, ParseLsnError};
 pub use rowset::RowSet;
 pub use snapshot::{ParseSnapshotError, Snapshot, Xid};
+pub use witness::{Delivered, Witness};
 
 /// Version of everything in this crate that crosses the wire. The plugin refuses a consumer that asks for another.
 pub const PROTOCOL_VERSION: u16 = 2;

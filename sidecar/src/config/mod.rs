@@ -94,6 +94,7 @@ pub(crate) struct Config {
     pub(crate) heartbeat: Duration,
     pub(crate) log_buffer: usize,
     pub(crate) log_interval: Duration,
+    pub(crate) log: String,
     pub(crate) clock: Clock,
 }
 
@@ -181,6 +182,7 @@ impl Config {
         let heartbeat = reader.read("heartbeat", duration);
         let log_buffer = reader.read("log_buffer", |text| count(text, 0, 10_000_000));
         let log_interval = reader.read("log_interval", duration);
+        let log = reader.read("log", crate::logging::checked);
         let clock = reader.read("clock", |text| Clock::parse(text).map_err(|error| error.to_string()));
         let all = || {
             Some(Config {
@@ -198,6 +200,7 @@ impl Config {
                 heartbeat: heartbeat?,
                 log_buffer: log_buffer?,
                 log_interval: log_interval?,
+                log: log?,
                 clock: clock?,
             })
         };

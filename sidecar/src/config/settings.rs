@@ -162,6 +162,11 @@ pub(crate) const SETTINGS: &[Setting] = &[
         default: "1s",
         help: "how often what has changed is written to the persistent cache",
     },
+    Setting {
+        name: "log",
+        default: crate::logging::USUAL,
+        help: "what is said on standard error: a level, or tracing directives; read again from the file on SIGHUP",
+    },
     Setting { name: "clock", default: "wall", help: "wall, or replay:T0@W0*RATE to replay a trace" },
 ];
 

@@ -16,7 +16,7 @@ use rand::Rng;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::config::Config;
-use crate::fetch::{OriginError, connect};
+use crate::fetch::{OriginError, connect, reason};
 use crate::persist::Keeper;
 use crate::serve::Shared;
 pub(crate) use past::{Identity, Past};
@@ -47,6 +47,7 @@ pub(crate) async fn run(
         }
         let words = format!("{error:#}");
         past.failed(&words);
+        shared.origin_failed(reason(&words));
         tracing::warn!(error = words, attempt, "the change stream is interrupted");
         shared.set_trouble(Some(words));
         // Full jitter, so that edges that lost the same origin do not return together.
@@ -94,8 +95,8 @@ async fn follow(
     let kept = keeper.and_then(|keeper| keeper.started(&stream.origin, &slot.name, loss.is_some()));
     shared.with(|core, now| {
         core.stream_started(now, start, loss.is_none());
-        if let Some((position, copies)) = kept {
-            core.warm(now, position, copies);
+        if let Some(kept) = kept {
+            core.warm(now, kept.position, kept.witness, kept.copies);
         }
     });
     let mut acknowledge = interval(ACKNOWLEDGE_EVERY);
@@ -124,7 +125,7 @@ async fn follow(
             () = shared.origin_closes.notified() => anyhow::bail!("the origin shuts down"),
             () = shared.reconnect.notified() => {
                 past.doubt();
-                anyhow::bail!("the origin's log ends before what it has streamed: another state of it answers")
+                anyhow::bail!("the origin's log does not hold what it has streamed: another state of it answers")
             }
             _ = acknowledge.tick() => {
                 anyhow::ensure!(heard.elapsed() < SILENCE, "no sign of life from the origin for {SILENCE:?}");

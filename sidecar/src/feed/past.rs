@@ -76,6 +76,10 @@ impl std::fmt::Display for Loss {
                 f,
                 "the origin is on timeline {now} and was on {before}: a standby was promoted or a backup restored"
             ),
+            Loss::Older { ends, applied } if ends >= applied => write!(
+                f,
+                "the origin's log up to {applied} is not what was streamed: an older state was restored, and its log has grown since"
+            ),
             Loss::Older { ends, applied } => write!(
                 f,
                 "the origin's log, now at {ends}, ended before {applied} which is applied here: an older state was restored"

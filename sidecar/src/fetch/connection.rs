@@ -126,6 +126,18 @@ impl Origin {
     }
 }
 
+/// Why the origin could not be used, as a label of a metric, from the words of the error.
+pub(crate) fn reason(words: &str) -> &'static str {
+    let code = words.split('[').skip(1).find_map(|rest| rest.get(..6)?.strip_suffix(']'));
+    match code {
+        Some(code) if code.starts_with("28") => "authentication",
+        Some("53300") => "connection_limit",
+        Some("57P01" | "57P02" | "57P03") => "shutting_down",
+        None if words.contains("out of reach") => "unreachable",
+        _ => "other",
+    }
+}
+
 pub(crate) fn slow() -> OriginError {
     OriginError { message: "origin out of reach: no answer in time".into(), permanent: false }
 }
@@ -167,4 +179,27 @@ pub(crate) async fn one_row(
 ) -> Result<tokio_postgres::Row, OriginError> {
     let row = timeout(within, client.query_one(query, parameters)).await.map_err(|_| slow())?;
     row.map_err(|error| OriginError::of(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_have_reasons() {
+        for (words, expected) in [
+            (
+                "origin: password authentication failed for user \"e\" [28P01]; check the password",
+                "authentication",
+            ),
+            ("origin: pg_hba.conf rejects connection for host \"[::1]\" [28000]", "authentication"),
+            ("origin: too many connections for role \"e\" [53300]", "connection_limit"),
+            ("origin: the database system is starting up [57P03]", "shutting_down"),
+            ("origin out of reach: no answer in time", "unreachable"),
+            ("origin: permission denied [42501]", "other"),
+            ("an empty message in the change stream", "other"),
+        ] {
+            assert_eq!(reason(words), expected, "{words}");
+        }
+    }
 }

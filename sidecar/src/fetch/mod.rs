@@ -12,7 +12,7 @@ use futures_util::TryStreamExt;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-pub(crate) use connection::{Origin, OriginError, connect, one_row, slow};
+pub(crate) use connection::{Origin, OriginError, connect, one_row, reason, slow};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 

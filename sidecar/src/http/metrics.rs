@@ -33,15 +33,29 @@ pub(super) async fn get(State(app): State<Arc<App>>) -> impl IntoResponse {
             "times the change stream was connected",
             app.shared.stream_connects.load(Ordering::Relaxed),
         ),
+        (
+            "cache_failures_total",
+            "times the persistent cache could not be written",
+            app.shared.cache_failures.load(Ordering::Relaxed),
+        ),
     ];
     let shell = shell.into_iter().map(|(name, help, value)| (name, help, vec![("", value)]));
-    let lost = app.shared.pasts_lost();
-    let _ = write!(
-        out,
-        "# HELP foreshard_pasts_lost_total times the stream could not go on where it was, by reason\n# TYPE foreshard_pasts_lost_total counter\n"
-    );
-    for (reason, times) in lost {
-        let _ = writeln!(out, "foreshard_pasts_lost_total{{reason=\"{reason}\"}} {times}");
+    for (name, help, times) in [
+        (
+            "pasts_lost_total",
+            "times the stream could not go on where it was, by reason",
+            app.shared.pasts_lost(),
+        ),
+        (
+            "origin_failures_total",
+            "times the stream or the control connection ended or could not be made, by reason",
+            app.shared.origin_failures(),
+        ),
+    ] {
+        let _ = write!(out, "# HELP foreshard_{name} {help}\n# TYPE foreshard_{name} counter\n");
+        for (reason, times) in times {
+            let _ = writeln!(out, "foreshard_{name}{{reason=\"{reason}\"}} {times}");
+        }
     }
     for (name, help, samples) in counters(&stats).into_iter().chain(shell) {
         // Writing to a String can't fail.

@@ -13,7 +13,8 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use foreshard_edge::{Layout, ShardCopy};
-use foreshard_protocol::{KeptCopy, KeptState, Lsn};
+use foreshard_protocol::{KeptCopy, KeptState, Lsn, Witness};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::config::Keep;
@@ -22,8 +23,8 @@ use crate::serve::Shared;
 pub(crate) use keys::Keys;
 use store::{Kept, Step, Store, Unusable};
 
-/// After the disk has failed it is tried again so much later.
-const TRY_AGAIN: std::time::Duration = std::time::Duration::from_secs(30);
+/// After the disk has failed it is tried again so many steps later.
+const TRY_AGAIN_AFTER: u32 = 30;
 
 /// Keeps copies.
 pub(crate) struct Keeper {
@@ -32,6 +33,15 @@ pub(crate) struct Keeper {
     file: PathBuf,
     keep: Keep,
     inner: Mutex<Inner>,
+}
+
+/// What a predecessor kept.
+pub(crate) struct Found {
+    /// Where it was.
+    pub(crate) position: Lsn,
+    /// What tells its past of the origin from another one.
+    pub(crate) witness: Witness,
+    pub(crate) copies: Vec<ShardCopy>,
 }
 
 struct Inner {
@@ -86,7 +96,7 @@ impl Keeper {
     }
 
     /// The stream starts; with `lost` nothing of the past counts. What was kept and still counts, with its position.
-    pub(crate) fn started(&self, origin: &Identity, slot: &str, lost: bool) -> Option<(Lsn, Vec<ShardCopy>)> {
+    pub(crate) fn started(&self, origin: &Identity, slot: &str, lost: bool) -> Option<Found> {
         let mut inner = self.lock();
         inner.of = Some((origin.system.clone(), origin.timeline, slot.to_owned()));
         let kept = inner.kept.take();
@@ -107,7 +117,8 @@ impl Keeper {
         }
         let Kept { state, copies } = kept?;
         tracing::info!(copies = copies.len(), position = %state.position, "copies were kept");
-        Some((state.position, copies.into_iter().map(unpack).collect()))
+        let KeptState { position, witness, .. } = state;
+        Some(Found { position, witness, copies: copies.into_iter().map(unpack).collect() })
     }
 
     /// Files whose change calls for [`Self::reload`].
@@ -127,6 +138,8 @@ impl Keeper {
 
     /// Writes what has changed, again and again.
     pub(crate) async fn run(self: Arc<Self>) {
+        // A file that may not grow (ulimit -f) is to be an error like a full disk, not the end of the process.
+        let _too_large = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()));
         let mut every = interval(self.keep.every);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -148,6 +161,13 @@ impl Keeper {
         }
         let Inner { store: Some(store), afresh, keys, .. } = &mut *inner else { return };
         let Some(step) = self.shared.with(|core, _| core.durable_step(*afresh)) else { return };
+        if step.refused {
+            tracing::warn!(
+                "the persistent cache is of another past of the origin, which has grown since an older state was restored: it is thrown away"
+            );
+            self.shared.past_lost("older_origin");
+            *afresh = true;
+        }
         if *afresh {
             store.rotate(keys);
         }
@@ -166,6 +186,7 @@ impl Keeper {
             slot,
             position: step.position,
             acknowledged,
+            witness: step.witness,
             copies: 0,
             digest: [0; 16],
         };
@@ -180,6 +201,7 @@ impl Keeper {
 
     /// The disk is full or broken: nothing is kept for a while, and nothing of what was is ever found.
     fn fail(&self, inner: &mut Inner, error: &str) {
+        Shared::count(&self.shared.cache_failures, 1);
         tracing::error!(error, "the persistent cache can't be written: it is thrown away");
         (inner.store, inner.failed_at) = (None, Instant::now());
         if let Err(error) = remove(&self.file) {
@@ -190,7 +212,7 @@ impl Keeper {
     }
 
     fn try_again(&self, inner: &mut Inner) {
-        if inner.failed_at.elapsed() < TRY_AGAIN {
+        if inner.failed_at.elapsed() < self.keep.every * TRY_AGAIN_AFTER {
             return;
         }
         inner.failed_at = Instant::now();
@@ -203,7 +225,10 @@ impl Keeper {
                 (inner.store, inner.afresh) = (Some(store), true);
                 self.shared.with(|core, _| core.keep(core.acknowledged()));
             }
-            Err(error) => tracing::debug!(error, "the persistent cache still can't be written"),
+            Err(error) => {
+                Shared::count(&self.shared.cache_failures, 1);
+                tracing::debug!(error, "the persistent cache still can't be written");
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use foreshard_protocol::{Column, ColumnKind, Lsn, RowOrder, Snapshot};
+use foreshard_protocol::{Column, ColumnKind, Lsn, RowOrder, Snapshot, Witness};
 use redb::backends::InMemoryBackend;
 
 use super::*;
@@ -32,6 +32,7 @@ fn step(position: u64, put: Vec<KeptCopy>, removed: &[u64]) -> Step {
         slot: "foreshard_paris".into(),
         position: Lsn(position),
         acknowledged: Lsn(position),
+        witness: Witness::default(),
         copies: 0,
         digest: [0; 16],
     };
@@ -140,7 +141,11 @@ fn files_of_other_versions_and_other_programs_are_worthless() {
     let file = dir.path().join("cache");
     let (mut store, _) = Store::open(&file, &keys("01")).unwrap();
     store.write(step(10, vec![copy(1, "one")], &[])).unwrap();
-    for bad in [&b"foreshar\x02\x00abcdefgh"[..], b"somebody", b"foreshar", b"", b"foreshar\x01\x00abc"] {
+    let [mine, _] = DISK_VERSION.to_le_bytes();
+    let of_version = |version: u8, key: &[u8]| [&b"foreshar"[..], &[version, 0], key].concat();
+    let (earlier, later) = (of_version(mine - 1, b"abcdefgh"), of_version(mine + 1, b"abcdefgh"));
+    let torn = of_version(mine, b"abc");
+    for bad in [&earlier[..], &later, &torn, b"somebody", b"foreshar", b""] {
         let write = store.database.begin_write().unwrap();
         write.open_table(META).unwrap().insert(HEAD, bad).unwrap();
         write.commit().unwrap();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use foreshard_protocol::{CatalogSnapshot, Lsn, Snapshot, decode};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -11,15 +11,21 @@ use tokio_postgres::Client;
 use super::Shared;
 use super::log::Log;
 use crate::config::Config;
-use crate::fetch::{OriginError, connect, one_row};
+use crate::fetch::{OriginError, connect, one_row, reason};
+
+/// The longest pause between two attempts to connect.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// A connection that lived this long worked: the next attempt follows at once.
+const WORKED: Duration = Duration::from_secs(5);
 
 /// Before definitions are read again that did not count.
 const LOAD_PAUSE: Duration = Duration::from_millis(5);
 
 /// Keeps the connection until the sidecar ends.
 pub(crate) async fn run(config: Arc<Config>, shared: Arc<Shared>, mut log: Log) {
-    let mut load = true;
+    let (mut load, mut attempt) = (true, 0_u32);
     loop {
+        let began = Instant::now();
         let error = match connect(&config.origin, config.connect_timeout).await {
             Ok(client) => converse(&config, &shared, &mut log, &client, &mut load).await,
             Err(error) => {
@@ -29,8 +35,12 @@ pub(crate) async fn run(config: Arc<Config>, shared: Arc<Shared>, mut log: Log) 
                 error.into()
             }
         };
-        tracing::debug!(error = format!("{error:#}"), "the control connection is interrupted");
-        let pause = sleep(Duration::from_millis(rand::random_range(100..400)));
+        let words = format!("{error:#}");
+        shared.origin_failed(reason(&words));
+        tracing::debug!(error = words, attempt, "the control connection is interrupted");
+        attempt = if began.elapsed() > WORKED { 0 } else { attempt + 1 };
+        let most = LONGEST_PAUSE.min(Duration::from_millis(100) * 2_u32.pow(attempt.min(6)));
+        let pause = sleep(most.mul_f64(rand::random_range(0.25..=1.0)));
         // What functions report meanwhile is taken in, so that the bounded buffer decides what is dropped.
         tokio::select! {
             () = pause => {}

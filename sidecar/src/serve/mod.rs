@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use crate::config::{Auth, Config, SECRET, SETTINGS, Setting};
 use crate::http::{App, Bound, Compressed, Guard, Https, Targets};
 use crate::persist::Keeper;
-use crate::{feed, fetch, reload};
+use crate::{feed, fetch, logging, reload};
 
 pub(crate) use log::{Execution, Logger};
 pub(crate) use shared::Shared;
@@ -59,7 +59,7 @@ impl FromArgMatches for ServeArgs {
 }
 
 impl ServeArgs {
-    fn load(self) -> Result<Config, crate::config::Mistakes> {
+    fn load(&self) -> Result<Config, crate::config::Mistakes> {
         Config::load(self.config.as_deref(), std::env::vars(), &self.settings)
     }
 }
@@ -67,6 +67,7 @@ impl ServeArgs {
 /// Runs the sidecar until it is told to stop or its edge is dropped.
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let config = Arc::new(args.load()?);
+    logging::set(&config.log)?;
     let guard = Arc::new(Guard::new(&config.auth)?);
     let https = config.tls.as_ref().map(Https::new).transpose()?.map(Arc::new);
     if config.auth == Auth::None {
@@ -98,6 +99,9 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         process,
     };
     let listener = Bound::open(&config.listen, https.clone()).await?;
+    tokio::spawn(reload::watch("log levels", args.config.iter().cloned().collect(), move || {
+        logging::set(&args.load()?.log)
+    }));
     tokio::spawn(reload::watch("token keys", guard.files(), move || guard.reload()));
     if let Some(https) = https {
         tokio::spawn(reload::watch("certificates", https.files(), move || https.reload()));

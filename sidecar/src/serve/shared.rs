@@ -36,8 +36,12 @@ pub(crate) struct Shared {
     pub(crate) stream_connects: AtomicU64,
     /// The origin has synchronous standbys: a commit may wait until this edge says that it is applied.
     pub(crate) commits_wait: AtomicBool,
+    /// Times the persistent cache could not be written.
+    pub(crate) cache_failures: AtomicU64,
     /// Why the past was lost, and how often.
     pasts_lost: Mutex<BTreeMap<&'static str, u64>>,
+    /// Why the origin could not be used, and how often.
+    origin_failures: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 struct Inner {
@@ -62,7 +66,9 @@ impl Shared {
             executions_logged: AtomicU64::new(0),
             stream_connects: AtomicU64::new(0),
             commits_wait: AtomicBool::new(false),
+            cache_failures: AtomicU64::new(0),
             pasts_lost: Mutex::default(),
+            origin_failures: Mutex::default(),
         }
     }
 
@@ -162,6 +168,16 @@ impl Shared {
     /// Reasons with how often each occurred.
     pub(crate) fn pasts_lost(&self) -> BTreeMap<&'static str, u64> {
         self.pasts_lost.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The stream or the control connection ended, or could not be made, for this reason.
+    pub(crate) fn origin_failed(&self, reason: &'static str) {
+        *self.origin_failures.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
+    }
+
+    /// Reasons with how often each occurred.
+    pub(crate) fn origin_failures(&self) -> BTreeMap<&'static str, u64> {
+        self.origin_failures.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn count(counter: &AtomicU64, by: u64) {

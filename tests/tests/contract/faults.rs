@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use foreshard_tests::StopMode;
+use foreshard_tests::{StopMode, eventually};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -17,8 +17,9 @@ use crate::writers::Writers;
 use crate::{Bench, follows_again, judge};
 
 /// What can happen.
-const FAULTS: [Fault; 8] = [
-    Fault::SidecarKilled,
+const FAULTS: [Fault; 10] = [
+    Fault::DiskFull,
+    Fault::FileTorn,
     Fault::WalsenderEnded,
     Fault::ConnectionsEnded,
     Fault::OriginCrashed,
@@ -26,11 +27,17 @@ const FAULTS: [Fault; 8] = [
     Fault::LinkReset,
     Fault::LinkHalfOpen,
     Fault::LinkSlow,
+    // The first: what was kept is found again.
+    Fault::SidecarKilled,
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fault {
     SidecarKilled,
+    /// The sidecar's disk takes nothing more.
+    DiskFull,
+    /// The sidecar is killed, and half of what it kept is gone.
+    FileTorn,
     WalsenderEnded,
     ConnectionsEnded,
     OriginCrashed,
@@ -77,7 +84,15 @@ async fn the_contract_holds_through_a_history_of_faults() -> Result<()> {
 /// One cluster and its faults. Gives the number of answers.
 async fn live(seed: u64, within: Duration, faults: &mut BTreeMap<Fault, usize>) -> Result<usize> {
     let mut rng = StdRng::seed_from_u64(seed);
-    let mut bench = Bench::start().await?;
+    let kept = tempfile::tempdir()?;
+    let set = |name: &str, value: &str| (format!("FORESHARD_{name}"), value.to_owned());
+    let keep = [
+        set("CACHE_DIR", &kept.path().to_string_lossy()),
+        set("CACHE_KEY", &"5e".repeat(32)),
+        set("CACHE_INTERVAL", "20ms"),
+    ];
+    let file = kept.path().join("copies");
+    let mut bench = Bench::start_with(keep.to_vec()).await?;
     let writers = Writers::new(&bench.before);
     let mut reading = readers(&bench, &writers);
     let mut runs: Vec<Vec<Seen>> = Vec::new();
@@ -89,12 +104,27 @@ async fn live(seed: u64, within: Duration, faults: &mut BTreeMap<Fault, usize>) 
         writers.run(&bench.cluster, 4, rng.random_range(10..60)).await?;
         let meanwhile = rng.random_range(5..40);
         match fault {
-            Fault::SidecarKilled => {
+            Fault::SidecarKilled | Fault::FileTorn => {
                 bench.sidecar.kill()?;
                 runs.push(reading.finish().await?);
                 writers.run(&bench.cluster, 2, meanwhile).await?;
+                if fault == Fault::FileTorn && file.exists() {
+                    let half = std::fs::metadata(&file)?.len() / 2;
+                    std::fs::File::options().write(true).open(&file)?.set_len(half)?;
+                }
                 bench.sidecar.start_again().await?;
                 reading = readers(&bench, &writers);
+            }
+            Fault::DiskFull => {
+                let before = bench.sidecar.metric("foreshard_cache_failures_total").await?;
+                bench.sidecar.process().limit_files(Some(0))?;
+                writers.run(&bench.cluster, 2, meanwhile).await?;
+                eventually("the disk is noticed", Duration::from_secs(60), || async {
+                    let failures = bench.sidecar.metric("foreshard_cache_failures_total").await?;
+                    Ok((failures > before).then_some(()))
+                })
+                .await?;
+                bench.sidecar.process().limit_files(None)?;
             }
             Fault::WalsenderEnded => end(&bench, "backend_type = 'walsender'").await?,
             Fault::ConnectionsEnded => end(&bench, "usename = 'edge_here'").await?,
@@ -115,6 +145,10 @@ async fn live(seed: u64, within: Duration, faults: &mut BTreeMap<Fault, usize>) 
     }
     runs.push(reading.finish().await?);
     judge(&bench, &*writers.record().await, &runs).await?;
+    let log = bench.sidecar.log_text();
+    for noticed in ["the persistent cache is thrown away", "copies were kept"] {
+        ensure!(log.contains(noticed), "it was never noticed: {noticed}");
+    }
     Ok(runs.iter().map(Vec::len).sum())
 }
 

@@ -76,6 +76,11 @@ struct Bench {
 
 impl Bench {
     async fn start() -> Result<Self> {
+        Self::start_with(Vec::new()).await
+    }
+
+    /// With settings of the sidecar.
+    async fn start_with(environment: Vec<(String, String)>) -> Result<Self> {
         let cluster = ClusterOptions::new()?.setting("max_prepared_transactions", "20").start().await?;
         let db = cluster.connect().await?;
         db.batch_execute("CREATE EXTENSION foreshard").await?;
@@ -83,7 +88,7 @@ impl Bench {
         let login = cluster.create_edge("here").await?;
         let link = DelayProxy::start(SocketAddr::from(([127, 0, 0, 1], cluster.port())), ONE_WAY).await?;
         let origin = link.url(&login.url, cluster.port());
-        let sidecar = SidecarOptions::new("here", &origin).start().await?;
+        let sidecar = SidecarOptions { environment, ..SidecarOptions::new("here", &origin) }.start().await?;
         schedule(&db).await?;
         commit_lsns::start(&db, &["items"]).await?;
         let rows = db.query("SELECT id, row_to_json(items)::text FROM items", &[]).await?;
@@ -220,7 +225,10 @@ async fn a_killed_sidecar_and_a_crashed_origin_lose_no_change() -> Result<()> {
 async fn follows_again(bench: &Bench, writers: &Writers) -> Result<()> {
     let token = writers.token.load(Ordering::SeqCst);
     let min = format!("{:X}/{:X}", token >> 32, token & 0xffff_ffff);
-    eventually("the sidecar follows the origin again", Duration::from_secs(20), || async {
+    eventually("the sidecar follows the origin again", Duration::from_secs(60), || async {
+        // The origin may be asked instead of the stream.
+        let ready = bench.sidecar.http.get("/ready").await?;
+        ensure!(ready.status == 200, "{}", ready.text());
         let params = serde_json::json!({ "owner": 0 });
         let answer = bench.sidecar.http.invoke("page", &params, &[("Foreshard-Min-Lsn", &min)]).await?;
         ensure!(answer.status == 200, "{} {}", answer.status, answer.text());

@@ -1,67 +1,22 @@
 //! The past of the stream is lost in every way that a PostgreSQL can lose it: no old copy is served, it is said why, and the
 //! edge heals by itself once it can.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use foreshard_tests::{ClusterOptions, Sidecar, SidecarOptions, StopMode, eventually};
+use foreshard_tests::{ClusterOptions, Sidecar, StopMode, eventually};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::shop::Shop;
-
-const SOON: Duration = Duration::from_secs(60);
-
-/// What the edge says of one row, at or after the newest commit.
-async fn quantity(shop: &Shop, edge: &Sidecar) -> Result<serde_json::Value> {
-    let db = shop.origin.connect().await?;
-    let token: String = db.query_one("SELECT foreshard.commit_token()::text", &[]).await?.get(0);
-    eventually("the edge answers", SOON, || async {
-        let headers = [("Foreshard-Min-Lsn", token.as_str())];
-        let answer = edge.http.rows("checkout", "cart", "customer_id=eq.1", &headers).await?;
-        ensure!(answer.status == 200, "{} {}", answer.status, answer.text());
-        Ok(Some(answer.json()?[0]["quantity"].clone()))
-    })
-    .await
-}
-
-async fn set_quantity(shop: &Shop, quantity: i32) -> Result<()> {
-    let db = shop.origin.connect().await?;
-    db.execute("UPDATE cart_line SET quantity = $1 WHERE customer_id = 1", &[&quantity]).await?;
-    Ok(())
-}
-
-/// How often the past was lost for this reason.
-async fn losses(edge: &Sidecar, reason: &str) -> Result<f64> {
-    let text = edge.http.get("/metrics").await?.text();
-    let name = format!("foreshard_pasts_lost_total{{reason=\"{reason}\"}} ");
-    let line = text.lines().find_map(|line| line.strip_prefix(&name));
-    Ok(line.map_or(Ok(0.0), str::parse)?)
-}
-
-/// `/ready` says no, with these words.
-async fn not_ready(edge: &Sidecar, words: &str) -> Result<()> {
-    eventually(&format!("not ready: {words}"), SOON, || async {
-        let ready = edge.http.get("/ready").await?;
-        ensure!(ready.status == 503 && ready.text().contains(words), "{} {}", ready.status, ready.text());
-        Ok(Some(()))
-    })
-    .await
-}
+use crate::shop::{
+    SOON, Shop, impatient, is_kept, is_streamed, is_warm, keeping, losses, not_ready, quantity, set_quantity,
+};
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
     let copied = Command::new("cp").arg("-a").arg(from).arg(to).status()?;
     ensure!(copied.success(), "copying {}", from.display());
     Ok(())
-}
-
-fn impatient(shop: &Shop) -> SidecarOptions {
-    SidecarOptions {
-        environment: vec![("FORESHARD_MAX_STALENESS".into(), "1s".into())],
-        ..SidecarOptions::of(&shop.login)
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,6 +71,93 @@ async fn an_origin_restored_from_a_cold_backup_is_noticed() -> Result<()> {
     let log = edge.process().log_text();
     ensure!(log.contains("an older state was restored"), "{log}");
     edge.wait_ready().await
+}
+
+/// The origin is put back as it was in the backup, and written to by others until its log is longer than it ever was.
+async fn restored_and_grown(shop: &mut Shop, backup: &Path) -> Result<()> {
+    let end = "SELECT pg_current_wal_insert_lsn()::text";
+    let end: String = shop.origin.connect().await?.query_one(end, &[]).await?.get(0);
+    shop.origin.stop(StopMode::Immediate).await?;
+    let data = shop.origin.data_dir();
+    std::fs::remove_dir_all(&data)?;
+    std::fs::rename(backup, &data)?;
+    shop.origin.start_again().await?;
+    let db = shop.origin.connect().await?;
+    db.batch_execute("CREATE TABLE noise (t text)").await?;
+    eventually("the log is longer than it was", SOON, || async {
+        db.batch_execute("INSERT INTO noise SELECT repeat('x', 800) FROM generate_series(1, 100)").await?;
+        let grown = "SELECT pg_current_wal_flush_lsn() > $1::text::pg_lsn";
+        Ok(db.query_one(grown, &[&end]).await?.get::<_, bool>(0).then_some(()))
+    })
+    .await
+}
+
+/// A backup made while nobody works.
+async fn cold_backup(shop: &mut Shop) -> Result<PathBuf> {
+    shop.origin.stop(StopMode::Fast).await?;
+    let backup = shop.origin.data_dir().with_extension("backup");
+    copy(&shop.origin.data_dir(), &backup)?;
+    shop.origin.start_again().await?;
+    Ok(backup)
+}
+
+/// Same cluster, same timeline, a log that is long enough and a slot that was never further: only what the stream brings again
+/// tells that it is not the origin it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_origin_that_has_grown_past_what_it_lost_is_noticed() -> Result<()> {
+    let mut shop = Shop::open().await?;
+    let mut edge = impatient(&shop).start().await?;
+    assert_eq!(quantity(&shop, &edge).await?, json!(1));
+    let backup = cold_backup(&mut shop).await?;
+    set_quantity(&shop, 5).await?;
+    assert_eq!(quantity(&shop, &edge).await?, json!(5));
+    is_streamed(&shop, &edge).await?;
+    // It looks away until all is done.
+    edge.process().signal(Signal::STOP)?;
+    restored_and_grown(&mut shop, &backup).await?;
+    edge.process().signal(Signal::CONT)?;
+    eventually("it is noticed", SOON, || async {
+        Ok((losses(&edge, "older_origin").await? > 0.0).then_some(()))
+    })
+    .await
+    .with_context(|| edge.log_text())?;
+    assert_eq!(quantity(&shop, &edge).await?, json!(1));
+    let log = edge.log_text();
+    ensure!(log.contains("its log has grown since"), "{log}");
+    set_quantity(&shop, 6).await?;
+    assert_eq!(quantity(&shop, &edge).await?, json!(6));
+    edge.wait_ready().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_kept_of_an_origin_that_was_restored_and_has_grown_is_thrown_away() -> Result<()> {
+    let mut shop = Shop::open().await?;
+    let dir = tempfile::tempdir()?;
+    let mut edge = keeping(&shop, dir.path()).await?.start().await?;
+    let backup = cold_backup(&mut shop).await?;
+    set_quantity(&shop, 5).await?;
+    is_kept(&shop, &edge).await?;
+    edge.kill()?;
+    edge.start_again().await?;
+    is_warm(&edge).await?;
+    edge.kill()?;
+    restored_and_grown(&mut shop, &backup).await?;
+    edge.start_again().await?;
+    assert_eq!(quantity(&shop, &edge).await?, json!(1));
+    eventually("it is said", SOON, || async {
+        Ok((losses(&edge, "older_origin").await? == 1.0).then_some(()))
+    })
+    .await
+    .with_context(|| edge.log_text())?;
+    assert_eq!(edge.metric("foreshard_warm_copies_total").await?, 0.0);
+    // What is kept from now on is found.
+    set_quantity(&shop, 6).await?;
+    is_kept(&shop, &edge).await?;
+    edge.kill()?;
+    edge.start_again().await?;
+    is_warm(&edge).await?;
+    assert_eq!(quantity(&shop, &edge).await?, json!(6));
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

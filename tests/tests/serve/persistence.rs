@@ -36,10 +36,14 @@ impl Kept {
     }
 
     fn options(&self, key: &str) -> SidecarOptions {
+        self.options_with("CACHE_KEY", key)
+    }
+
+    fn options_with(&self, name: &str, value: &str) -> SidecarOptions {
         let set = |name: &str, value: &str| (format!("FORESHARD_{name}"), value.to_owned());
         let environment = vec![
             set("CACHE_DIR", &self.dir.path().to_string_lossy()),
-            set("CACHE_KEY", key),
+            set(name, value),
             set("CACHE_INTERVAL", "20ms"),
         ];
         SidecarOptions { environment, ..SidecarOptions::of(&self.shop.login) }
@@ -202,4 +206,74 @@ async fn killed_again_and_again_it_never_serves_what_is_over() -> Result<()> {
     }
     assert!(warm > 0.0, "nothing was ever kept");
     Ok(())
+}
+
+/// A new key takes over while requests are answered; afterwards the old one opens nothing any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_rotated_while_it_serves() -> Result<()> {
+    let kept = Kept::open().await?;
+    let keys = tempfile::NamedTempFile::new()?;
+    std::fs::write(keys.path(), KEY)?;
+    let mut edge = kept.options_with("CACHE_KEY_FILE", &keys.path().to_string_lossy()).start().await?;
+    kept.settled(&edge).await?;
+    let read = "keys of the persistent cache read again";
+    // First the new key beside the old one, then without it.
+    for (before, lines) in [format!("{OTHER_KEY}\n{KEY}"), OTHER_KEY.to_owned()].into_iter().enumerate() {
+        std::fs::write(keys.path(), &lines)?;
+        eventually("the keys are read again", SOON, || async {
+            assert_eq!(cart(&edge, 2, &[]).await?.status, 200);
+            Ok((edge.log_text().matches(read).count() > before).then_some(()))
+        })
+        .await?;
+        // Whatever is written from now on is written with the first of them.
+        kept.settled(&edge).await?;
+    }
+    edge.kill()?;
+    let file = std::fs::read(kept.file())?;
+    edge.start_again().await?;
+    eventually("what was kept is found with the new key alone", SOON, || async {
+        Ok((edge.metric("foreshard_warm_copies_total").await? == 6.0).then_some(()))
+    })
+    .await?;
+    edge.kill()?;
+    std::fs::write(kept.file(), file)?;
+    let mut refused = kept.options(KEY).spawn()?;
+    ensure!(!refused.process().wait_exit(SOON).await?.success());
+    assert!(refused.log_text().contains("another key"), "{}", refused.log_text());
+    Ok(())
+}
+
+/// A disk that takes nothing more ends the keeping and nothing else, until it takes something again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_full_is_survived() -> Result<()> {
+    let kept = Kept::open().await?;
+    let mut edge = kept.options(KEY).start().await?;
+    kept.settled(&edge).await?;
+    // Not even the log can be written.
+    edge.process().limit_files(Some(0))?;
+    eventually("the disk is noticed, again and again", SOON, || async {
+        kept.shop.db.batch_execute("UPDATE cart_line SET quantity = quantity + 1").await?;
+        Ok((edge.metric("foreshard_cache_failures_total").await? >= 3.0).then_some(()))
+    })
+    .await?;
+    // Nothing that was kept can be found, nothing holds the origin's log, and everything is answered.
+    ensure!(std::fs::metadata(kept.file()).map_or(0, |file| file.len()) == 0);
+    kept.settled(&edge).await?;
+    let at = token(&kept.shop.db).await?;
+    let row = "SELECT quantity FROM cart_line WHERE customer_id = 2";
+    let now: i32 = kept.shop.db.query_one(row, &[]).await?.get(0);
+    let answer = cart(&edge, 2, &[("Foreshard-Min-Lsn", &at)]).await?;
+    assert_eq!(answer.json()?[0]["quantity"], json!(now));
+    edge.process().limit_files(None)?;
+    eventually("copies are kept again", SOON, || async {
+        Ok(edge.log_text().contains("copies are kept again").then_some(()))
+    })
+    .await?;
+    kept.settled(&edge).await?;
+    edge.kill()?;
+    edge.start_again().await?;
+    eventually("what was kept is found", SOON, || async {
+        Ok((edge.metric("foreshard_warm_copies_total").await? == 6.0).then_some(()))
+    })
+    .await
 }

@@ -19,6 +19,7 @@ pub(crate) struct Summary {
     pub(crate) crashes: u64,
     pub(crate) slots_lost: u64,
     pub(crate) restores: u64,
+    pub(crate) regrown: u64,
     pub(crate) deltas_applied: u64,
     pub(crate) deltas_completed: u64,
     pub(crate) deltas_refused: u64,
@@ -44,6 +45,7 @@ impl Summary {
         self.crashes += other.crashes;
         self.slots_lost += other.slots_lost;
         self.restores += other.restores;
+        self.regrown += other.regrown;
         self.deltas_applied += other.deltas_applied;
         self.deltas_completed += other.deltas_completed;
         self.deltas_refused += other.deltas_refused;

@@ -36,6 +36,8 @@ pub(crate) enum Mutant {
     CrashForgotten,
     /// An older state of the origin continues a newer position.
     RestoreForgotten,
+    /// The stream is asked for from where the edge is, not from where its slot is.
+    RegrowthForgotten,
     /// Changes of rows are applied once more, after those of the next transaction.
     DeltaTwice,
     /// Changes of rows are applied to copies that hold them.

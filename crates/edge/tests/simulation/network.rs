@@ -37,19 +37,24 @@ impl World {
         if created {
             self.origin.flush(now, insert);
         }
-        let confirmed = self.slot.get_or_insert(Slot { confirmed: insert, persisted: insert }).confirmed;
+        let mut confirmed = self.slot.get_or_insert(Slot { confirmed: insert, persisted: insert }).confirmed;
         // As the shell decides; see feed/past.rs.
-        let same_history =
-            self.timeline == self.origin.timeline && self.core.relied_on() <= self.origin.flushed;
+        let same_history = !self.doubted
+            && self.timeline == self.origin.timeline
+            && self.core.relied_on() <= self.origin.flushed;
         let continues = !created
             && self.acknowledged > Lsn::ZERO
             && confirmed <= self.acknowledged
             && (same_history || mutant == Some(Mutant::RestoreForgotten))
             || mutant == Some(Mutant::NewSlotContinues);
-        if self.timeline != self.origin.timeline {
+        if !continues && self.history != self.origin.history {
             self.checker.new_process();
+            self.history = self.origin.history;
         }
-        self.timeline = self.origin.timeline;
+        (self.timeline, self.doubted) = (self.origin.timeline, false);
+        if mutant == Some(Mutant::RegrowthForgotten) && continues {
+            confirmed = confirmed.max(self.core.applied());
+        }
         let from = match mutant {
             Some(Mutant::AcknowledgeSent) => self
                 .origin
@@ -366,6 +371,7 @@ impl World {
         self.cursor = None;
         self.held_back = None;
         self.acknowledged = Lsn::ZERO;
+        self.doubted = false;
         self.catalog_loading = false;
         self.asked.clear();
         self.checker.new_process();

@@ -106,8 +106,10 @@ pub(crate) struct Origin {
     pub(crate) defs: Defs,
     /// A planted bug: values that the log does not hold are told as NULL.
     pub(crate) missing_values_as_null: bool,
-    /// Grows with every restored backup and promoted standby.
+    /// Grows with every promoted standby and every backup that is restored to a point in time.
     pub(crate) timeline: u32,
+    /// Grows with every other state of the past that takes over.
+    pub(crate) history: u32,
     initial_defs: Defs,
     next_generation: u64,
 }
@@ -137,6 +139,7 @@ impl Origin {
             defs,
             missing_values_as_null: false,
             timeline: 1,
+            history: 1,
             next_generation: 100,
         }
     }
@@ -268,7 +271,14 @@ impl Origin {
             events.push(Event::Shard { shard: shard_name(shard), change });
         }
         events.extend(txn.schedule.clone().map(Event::Schedule));
-        (!events.is_empty()).then_some(Frame { xid: txn.xid, commit_lsn, end_lsn, commit_time: 0, events })
+        (!events.is_empty()).then_some(Frame {
+            xid: txn.xid,
+            commit_lsn,
+            end_lsn,
+            // Unlike an id, no moment comes twice.
+            commit_time: id as i64,
+            events,
+        })
     }
 
     fn change_of(&self, id: TxnId, shard: usize, keys: Option<BTreeSet<u32>>) -> KeyChange {
@@ -305,7 +315,10 @@ impl Origin {
     }
 
     pub(crate) fn flush(&mut self, now: u64, to: Lsn) {
-        self.flushed = self.flushed.max(to.min(self.insert));
+        // What was asked for before another state took over may lie inside a record of now.
+        let whole = self.records.partition_point(|(end, _)| *end <= to.min(self.insert));
+        let end = whole.checked_sub(1).map_or(self.flushed, |last| self.records[last].0);
+        self.flushed = self.flushed.max(end);
         while let Some(&id) = self.log.get(self.flushed_count)
             && self.txns[id].end_lsn <= self.flushed
         {
@@ -344,7 +357,7 @@ impl Origin {
     }
 
     /// An older state of the log takes over: a backup is restored, or a standby is promoted that had not received the rest.
-    pub(crate) fn restore(&mut self, now: u64, to: Lsn) {
+    pub(crate) fn restore(&mut self, now: u64, to: Lsn, as_it_was: bool) {
         self.flushed = to.min(self.flushed);
         while let Some(&id) = self.log[..self.flushed_count].last()
             && self.txns[id].end_lsn > self.flushed
@@ -352,7 +365,8 @@ impl Origin {
             self.txns[id].flushed_at = None;
             self.flushed_count -= 1;
         }
-        self.timeline += 1;
+        self.history += 1;
+        self.timeline += u32::from(!as_it_was);
         self.crash(now);
     }
 

@@ -265,7 +265,13 @@ impl World {
         let to = Lsn(flushed.0.saturating_sub(back).max(1_000));
         self.note(|| format!("the origin is restored as of {}", to.0));
         self.summary.restores += 1;
-        self.origin.restore(now, to);
+        // A cold backup says nothing of itself, and may have grown past what it had lost before the edge looks.
+        let as_it_was = self.rng.random_bool(0.5);
+        if as_it_was && self.rng.random_bool(0.7) {
+            self.regrowth = flushed.0 - to.0 + self.rng.random_range(0..100);
+            self.summary.regrown += 1;
+        }
+        self.origin.restore(now, to, as_it_was);
         self.origin_up = false;
         (self.met_the_crash, self.met_the_restore) = (false, false);
         self.slot.take_if(|slot| slot.persisted > to);

@@ -95,6 +95,12 @@ pub(crate) struct World {
     pub(crate) met_the_restore: bool,
     /// Of the origin when the stream was last connected.
     pub(crate) timeline: u32,
+    /// The same, with what it can't tell.
+    pub(crate) history: u32,
+    /// The edge has found out that another state of the origin answers.
+    pub(crate) doubted: bool,
+    /// Bytes of log that the restored origin writes before anybody looks.
+    pub(crate) regrowth: u64,
     /// A frame that a planted bug has not delivered yet.
     pub(crate) held_back: Option<Frame>,
     pub(crate) calm: bool,
@@ -145,6 +151,9 @@ impl World {
             met_the_crash: true,
             met_the_restore: true,
             timeline: 1,
+            history: 1,
+            doubted: false,
+            regrowth: 0,
             held_back: None,
             calm: false,
             catalog_loading: false,
@@ -275,7 +284,15 @@ impl World {
                 self.after(TICK, Step::Tick);
             }
             Step::Fault => self.fault(),
-            Step::OriginUp => self.origin_up = true,
+            Step::OriginUp => {
+                self.origin_up = true;
+                let (now, grown) = (self.now, std::mem::take(&mut self.regrowth));
+                if grown > 0 {
+                    self.origin.write(grown, 0);
+                    let end = self.origin.insert;
+                    self.origin.flush(now, end);
+                }
+            }
             Step::Connect => self.connect()?,
             Step::Stream(connection) => self.stream(connection)?,
             Step::Beat => self.beat(),
@@ -318,6 +335,7 @@ impl World {
                 }
                 Action::Reconnect => {
                     self.note(|| "another origin seems to answer".into());
+                    self.doubted = true;
                     self.disconnect();
                 }
                 Action::LoadCatalog => self.load_catalog(),
