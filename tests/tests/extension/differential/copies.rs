@@ -8,7 +8,7 @@ use foreshard_protocol::{
     fingerprint,
 };
 
-use super::schema::World;
+use super::schema::{FAILS, World};
 use crate::origin::Origin;
 
 pub(super) type Key = Vec<Option<String>>;
@@ -33,6 +33,8 @@ enum Stale {
 pub(super) struct Copies {
     held: State,
     forms: BTreeMap<String, Form>,
+    /// Shards of which no instance could be read: nobody has a copy, or knows the form.
+    unread: BTreeSet<String>,
     stale: BTreeMap<String, Stale>,
     /// Row changes that were applied.
     pub(super) applied: usize,
@@ -40,6 +42,8 @@ pub(super) struct Copies {
     pub(super) kept: usize,
     /// Events that invalidated.
     pub(super) invalidated: usize,
+    /// Instances that could not be read.
+    pub(super) failed: usize,
 }
 
 pub(super) fn parse_state(text: &str) -> Result<State> {
@@ -56,6 +60,10 @@ pub(super) fn parse_state(text: &str) -> Result<State> {
 }
 
 impl Copies {
+    pub(super) fn of(held: State) -> Self {
+        Copies { held, ..Copies::default() }
+    }
+
     /// Does to the copies what a frame says. `altering`: forms may differ from those known.
     pub(super) fn take(&mut self, frame: Frame, altering: bool) -> Result<()> {
         for event in frame.events {
@@ -84,6 +92,10 @@ impl Copies {
     }
 
     fn apply(&mut self, shard: &str, deltas: Deltas, altering: bool) -> Result<()> {
+        if self.unread.contains(shard) {
+            self.invalidate(shard);
+            return Ok(());
+        }
         let form = self.forms.get(shard).with_context(|| format!("rows of {shard}, which has no form"))?;
         if (deltas.generation, deltas.columns) != (form.generation, form.columns) {
             assert!(altering, "{shard}: rows in another form than a fetch brings");
@@ -122,8 +134,9 @@ impl Copies {
                     Some(Stale::Some(keys)) => keys.contains(&key),
                     None => false,
                 };
-                if !touched {
-                    let copy = held.get(&key).map_or(&[][..], Vec::as_slice);
+                let copy = held.get(&key).map_or(&[][..], Vec::as_slice);
+                // What can't be read is nowhere held: there is no copy to be kept.
+                if !touched && !fails(copy) {
                     assert_eq!(copy, rows, "the copy of {shard} {key:?}, and the database, after {script}");
                     self.kept += 1;
                 }
@@ -137,20 +150,21 @@ impl Copies {
     /// Fetches instances, at most so many of each shard: the copies must have the same bytes. Learns the forms that hold from here on.
     pub(super) async fn compare(&mut self, origin: &Origin, world: &World, most: usize) -> Result<()> {
         let mut asked: Vec<(String, Key, String)> = Vec::new();
-        for shard in &world.shards {
-            let held = self.held.get(&shard.name);
-            let nobody = vec![None; shard.key.len()];
+        for shard in world.names() {
+            let held = self.held.get(shard);
+            let names = world.key_names(shard);
+            let nobody = vec![None; names.len()];
             let known = held.into_iter().flat_map(BTreeMap::keys);
             for key in [&nobody].into_iter().chain(known).take(most) {
-                let names = world.key_names(&shard.name);
-                let parts = names.into_iter().zip(key.clone());
+                let parts = names.iter().cloned().zip(key.clone());
                 let key_parts = parts.map(|(column, value)| KeyPart { column, value }).collect();
-                let id = InstanceId { shard: shard.name.clone(), key: key_parts };
-                asked.push((shard.name.clone(), key.clone(), id.to_string()));
+                let id = InstanceId { shard: shard.to_owned(), key: key_parts };
+                asked.push((shard.to_owned(), key.clone(), id.to_string()));
             }
         }
         let ids: Vec<&str> = asked.iter().map(|(.., id)| id.as_str()).collect();
         let mut answers: Vec<Vec<Row>> = vec![Vec::new(); asked.len()];
+        let mut formed = BTreeSet::new();
         for part in origin.fetch(&ids).await? {
             match part {
                 FetchPart::Header(_) => {}
@@ -163,11 +177,20 @@ impl Copies {
                         identity: identity.into_iter().map(usize::from).collect(),
                     };
                     self.forms.insert(shard.clone(), form);
+                    self.unread.remove(shard);
+                    formed.insert(shard.clone());
                 }
                 FetchPart::Rows { index, rows } => answers[index as usize].extend(rows),
                 FetchPart::Horizon(_) => {}
                 FetchPart::Failed { index, message, .. } => {
-                    anyhow::bail!("{}: {message}", asked[index as usize].2)
+                    let (shard, key, id) = &asked[index as usize];
+                    let held = self.held.get(shard).and_then(|held| held.get(key));
+                    anyhow::ensure!(held.is_some_and(|rows| fails(rows)), "{id}: {message}");
+                    answers[index as usize] = held.cloned().unwrap_or_default();
+                    self.failed += 1;
+                    if !formed.contains(shard) {
+                        self.unread.insert(shard.clone());
+                    }
                 }
             }
         }
@@ -178,6 +201,11 @@ impl Copies {
         }
         Ok(())
     }
+}
+
+/// Whether a condition fails on one of the rows.
+fn fails(rows: &[Row]) -> bool {
+    rows.iter().any(|row| row.iter().any(|value| value.as_deref() == Some(FAILS)))
 }
 
 fn values(key: Vec<KeyPart>) -> Key {

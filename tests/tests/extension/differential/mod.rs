@@ -1,11 +1,16 @@
 //! Random tables, shards and transactions, decoded with what becomes of rows, and applied to copies: after each transaction the copies
-//! are what SELECT gives, or were told to be invalid; now and then they are held against a fetch as well.
+//! are what SELECT gives, or were told to be invalid; now and then they are held against a fetch as well. Some transactions run in
+//! several sessions at once, a statement of the one between statements of the other.
 //!
 //! `FORESHARD_SEED` repeats a run, `FORESHARD_DIFFERENTIAL` is the number of transactions of each test.
 
 mod copies;
+mod kinds;
+mod partitions;
+mod queries;
 mod schema;
 mod script;
+mod sessions;
 
 use anyhow::{Context, Result};
 use foreshard_protocol::{Frame, Lsn};
@@ -17,6 +22,7 @@ use tokio_postgres::SimpleQueryMessage;
 use self::copies::{Copies, State, parse_state};
 use self::schema::World;
 use self::script::{End, Script, script};
+use self::sessions::Sessions;
 use crate::origin::Origin;
 
 /// Transactions of one random schema.
@@ -27,7 +33,8 @@ struct Step {
     script: String,
     /// Behind everything that it has written.
     lsn: Lsn,
-    state: State,
+    /// `None` if nobody could look: another session had a table locked.
+    state: Option<State>,
     alters: bool,
 }
 
@@ -35,10 +42,24 @@ struct Step {
 #[derive(Default)]
 struct Shown {
     transactions: usize,
+    /// Of these, those that committed while others were under way.
+    overlapping: usize,
     failed: usize,
+    /// Of these, those that altered the enum, and those that made, moved or dropped partitions.
+    relabelled: usize,
+    partitioned: usize,
     applied: usize,
     kept: usize,
     invalidated: usize,
+    unreadable: usize,
+}
+
+impl Shown {
+    fn altered(&mut self, script: &Script, committed: bool) {
+        let any = |words: &str| committed && script.statements.iter().any(|text| text.contains(words));
+        self.relabelled += usize::from(any("ALTER TYPE mood"));
+        self.partitioned += usize::from(any(" PARTITION ") || any("DROP TABLE parts_"));
+    }
 }
 
 async fn run(salt: u64) -> Result<()> {
@@ -56,32 +77,56 @@ async fn run(salt: u64) -> Result<()> {
         origin.db.batch_execute(&format!("CREATE DATABASE {database}")).await?;
         origin.db = origin.cluster.connect_to(&database).await?;
         origin.db.batch_execute("CREATE EXTENSION foreshard; SELECT foreshard.create_edge('jfk')").await?;
-        world(&origin, &mut rng, &mut shown, wanted).await?;
+        world(&origin, &database, &mut rng, &mut shown, wanted).await?;
         origin.db.batch_execute("SELECT pg_drop_replication_slot(foreshard.edge_slot('jfk'))").await?;
     }
     println!(
-        "{} transactions, {} failed, {} row changes applied, {} copies kept, {} invalidations",
-        shown.transactions, shown.failed, shown.applied, shown.kept, shown.invalidated
+        "{} transactions, {} overlapping, {} failed, {} altered labels, {} partitions; {} row changes applied, {} copies kept, {} invalidations, {} unreadable instances",
+        shown.transactions,
+        shown.overlapping,
+        shown.failed,
+        shown.relabelled,
+        shown.partitioned,
+        shown.applied,
+        shown.kept,
+        shown.invalidated,
+        shown.unreadable
     );
+    assert!(shown.overlapping * 50 > shown.transactions, "transactions overlap");
     assert!(shown.failed * 3 < shown.transactions, "most transactions do something");
     assert!(shown.applied > shown.transactions / 2, "rows are told");
     assert!(shown.invalidated > 0 && shown.kept > shown.transactions);
     Ok(())
 }
 
-async fn world(origin: &Origin, rng: &mut StdRng, shown: &mut Shown, wanted: usize) -> Result<()> {
+async fn world(
+    origin: &Origin,
+    database: &str,
+    rng: &mut StdRng,
+    shown: &mut Shown,
+    wanted: usize,
+) -> Result<()> {
     let (mut world, sql) = World::random(rng);
     origin.db.batch_execute(&sql).await.with_context(|| sql.clone())?;
     origin.map_all().await?;
     origin.create_slot().await?;
     let files = origin.cluster.data_dir();
     let files = files.to_str().context("a path in UTF-8")?;
-    let mut copies = Copies::default();
-    copies.compare(origin, &world, 1).await?;
     prepare(origin, &world).await?;
+    let mut copies = Copies::of(look(origin).await?.1);
+    copies.compare(origin, &world, 1).await?;
+    let sessions = Sessions::connect(origin, database).await?;
     let mut steps = Vec::new();
     let end = (shown.transactions + TRANSACTIONS_PER_WORLD).min(wanted);
     while shown.transactions < end {
+        if rng.random_bool(0.04) {
+            let altered = sessions.run(origin, &mut world, files, &mut steps, shown, rng).await?;
+            if altered || rng.random_bool(0.3) {
+                replay(origin, &mut copies, std::mem::take(&mut steps)).await?;
+                copies.compare(origin, &world, 4).await?;
+            }
+            continue;
+        }
         let before = world.clone();
         let script = script(&mut world, files, rng);
         shown.transactions += 1;
@@ -91,26 +136,24 @@ async fn world(origin: &Origin, rng: &mut StdRng, shown: &mut Shown, wanted: usi
         }
         shown.failed += usize::from(committed.is_none() && matches!(script.end, End::Commit));
         if script.alters {
+            shown.altered(&script, committed.is_some());
             prepare(origin, &world).await?;
         }
         let (lsn, state) = match committed {
             Some(Some(state)) => state,
             _ => look(origin).await?,
         };
-        steps.push(Step {
-            script: format!("{:?}: {}", script.end, script.text),
-            lsn,
-            state,
-            alters: script.alters,
-        });
+        steps.push(Step { script: script.in_words(), lsn, state: Some(state), alters: script.alters });
         // Few in one decoding session, or many.
-        if script.alters || rng.random_bool(0.03) || shown.transactions == end {
+        if script.alters || rng.random_bool(0.03) || shown.transactions >= end {
             replay(origin, &mut copies, std::mem::take(&mut steps)).await?;
             copies.compare(origin, &world, if script.alters { 4 } else { 60 }).await?;
         }
     }
-    (shown.applied, shown.kept, shown.invalidated) =
-        (shown.applied + copies.applied, shown.kept + copies.kept, shown.invalidated + copies.invalidated);
+    shown.applied += copies.applied;
+    shown.kept += copies.kept;
+    shown.invalidated += copies.invalidated;
+    shown.unreadable += copies.failed;
     Ok(())
 }
 
@@ -121,7 +164,7 @@ async fn prepare(origin: &Origin, world: &World) -> Result<()> {
 
 /// Runs it. `None` if nothing of it was committed; the state after it if that was asked along the way.
 async fn execute(origin: &Origin, script: &Script) -> Result<Option<Option<(Lsn, State)>>> {
-    let text = &script.text;
+    let text = script.statements.join("; ");
     let look = if script.alters { "" } else { "; EXECUTE state" };
     let (all, then) = match script.end {
         End::Alone => (text.clone(), None),
@@ -145,18 +188,17 @@ async fn execute(origin: &Origin, script: &Script) -> Result<Option<Option<(Lsn,
                 End::Commit | End::CommitPrepared | End::Alone => Ok(Some(None)),
             }
         }
-        // What random statements may well come across.
-        Err(error)
-            if error.code().is_some_and(|code| {
-                let class = &code.code()[..2];
-                ["23", "22", "55", "2B"].contains(&class)
-            }) =>
-        {
+        Err(error) if may_happen(&error) => {
             origin.db.batch_execute("ROLLBACK").await?;
             Ok(None)
         }
         Err(error) => Err(error).context(all),
     }
+}
+
+/// What random statements may well come across.
+fn may_happen(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some_and(|code| ["23", "22", "55", "2B"].contains(&&code.code()[..2]))
 }
 
 async fn look(origin: &Origin) -> Result<(Lsn, State)> {
@@ -180,7 +222,9 @@ async fn replay(origin: &Origin, copies: &mut Copies, steps: Vec<Step>) -> Resul
         while let Some(frame) = frames.next_if(mine) {
             copies.take(frame, step.alters).with_context(|| step.script.clone())?;
         }
-        copies.check(&step.state, &step.script);
+        if let Some(state) = &step.state {
+            copies.check(state, &step.script);
+        }
     }
     anyhow::ensure!(frames.next().is_none(), "frames of nobody");
     Ok(())

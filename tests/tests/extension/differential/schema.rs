@@ -4,156 +4,10 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 
-/// Types of columns; each has a few values that meet often.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Id,
-    /// References the first table.
-    Parent,
-    Int,
-    Small,
-    Text,
-    Bool,
-    Date,
-    Moment,
-    Uuid,
-    Mood,
-    Few,
-    Number,
-    Float,
-    Long,
-    Array,
-    Json,
-    Pair,
-    Range,
-    Bytes,
-    Generated,
-    Identity,
-}
-
-use Kind::*;
-
-/// What any table may have.
-const EVERYWHERE: [Kind; 17] = [
-    Int, Int, Text, Text, Small, Bool, Date, Moment, Uuid, Mood, Few, Number, Float, Long, Array, Json, Pair,
-];
-/// What only tables without partitions have.
-const NOT_PARTITIONED: [Kind; 4] = [Generated, Identity, Range, Bytes];
-
-pub(super) const TYPES: &str = "CREATE SCHEMA \"S q\"; CREATE TYPE mood AS ENUM ('sad', 'so so'); CREATE DOMAIN few AS int CHECK (value < 9);
-    CREATE TYPE pair AS (a int, b text); SET timezone = 'UTC'; SET jit = off;";
-
-impl Kind {
-    pub(super) fn sql_type(self) -> &'static str {
-        match self {
-            Id => "int NOT NULL",
-            Parent => "int",
-            Int => "int",
-            Small => "smallint",
-            Text | Long => "text",
-            Bool => "bool",
-            Date => "date",
-            Moment => "timestamptz",
-            Uuid => "uuid",
-            Mood => "mood",
-            Few => "few",
-            Number => "numeric",
-            Float => "float8",
-            Array => "int[]",
-            Json => "jsonb",
-            Pair => "pair",
-            Range => "int4range",
-            Bytes => "bytea",
-            Generated => "int GENERATED ALWAYS AS (id % 4) STORED",
-            Identity => "bigint GENERATED ALWAYS AS IDENTITY",
-        }
-    }
-
-    /// Constants to write; empty where nothing can be written.
-    fn values(self) -> &'static [&'static str] {
-        match self {
-            Id | Parent | Generated | Identity => &[],
-            Int | Few => &["0", "1", "2", "3"],
-            Small => &["-1", "0", "7"],
-            Text => &["''", "'a'", "'b'", "'ä \"q\" ö'", "'it''s'"],
-            Bool => &["true", "false"],
-            Date => &["'2024-02-29'", "'infinity'", "'0044-03-15 BC'"],
-            Moment => &["'2024-05-01 10:00+02'", "'-infinity'", "'2024-05-01 08:00:00.25+00'"],
-            Uuid => &["'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'", "'00000000-0000-0000-0000-000000000000'"],
-            Mood => &["'sad'", "'so so'"],
-            Number => &["1.50", "0", "'NaN'", "12345678901234567890.5"],
-            Float => &["0.1", "'-Infinity'", "1e300"],
-            Long => &[
-                "'short'",
-                "repeat('x', 2100)",
-                "repeat('yz', 1500)",
-                "'short'",
-                "'other'",
-                "repeat('ö', 20)",
-            ],
-            Array => &["'{1,NULL}'", "'{}'", "'{{1,2},{3,4}}'"],
-            Json => &["'{\"a\": [1, 2]}'", "'{}'", "'{\"a\": \"1\", \"b\": null}'"],
-            Pair => &["row(1, 'x')::pair", "row(NULL, '\"')::pair"],
-            Range => &["'[1,5)'", "'empty'", "'[3,)'"],
-            Bytes => &["'\\x00ff'", "'\\x'"],
-        }
-    }
-
-    pub(super) fn value(self, rng: &mut StdRng, nullable: bool) -> String {
-        if nullable && rng.random_bool(0.12) {
-            return "NULL".to_owned();
-        }
-        (*self.values().choose(rng).unwrap_or(&"DEFAULT")).to_owned()
-    }
-
-    pub(super) fn is_written(self) -> bool {
-        !self.values().is_empty()
-    }
-
-    fn is_key(self) -> bool {
-        matches!(
-            self,
-            Id | Parent
-                | Int
-                | Small
-                | Text
-                | Bool
-                | Date
-                | Moment
-                | Uuid
-                | Mood
-                | Few
-                | Generated
-                | Identity
-        )
-    }
-
-    /// Conditions, with § for the column.
-    fn conditions(self) -> &'static [&'static str] {
-        match self {
-            Id => &["§ < 12", "§ % 3 = 1"],
-            Parent | Int => &["§ > 1", "§ IS NULL", "§ = 2", "§ IN (0, 3)", "§ <> 0 AND 12 / § > 4"],
-            Small => &["§ = 7", "§ IS DISTINCT FROM -1"],
-            Text => &["§ = 'b'", "§ LIKE 'a%'", "length(§) > 1", "§ IS DISTINCT FROM 'a'", "§ <> ''"],
-            Bool => &["§", "NOT §", "§ IS NOT TRUE"],
-            Date => &["§ > '2024-01-01'", "isfinite(§)"],
-            Moment => &["§ < '2024-05-01 08:00:00.1+00'"],
-            Uuid => &["§ = '00000000-0000-0000-0000-000000000000'"],
-            Mood => &["§ = 'sad'", "§ > 'sad'"],
-            Few => &["§ > 1"],
-            Number => &["§ > 1.2", "§ = 'NaN'"],
-            Float => &["§ > 0"],
-            Long => &["length(§) > 2000", "§ IS NULL", "§ = 'short'"],
-            Array => &["§ && '{1}'", "cardinality(§) > 1"],
-            Json => &["§ ? 'a'", "§ ->> 'a' = '1'"],
-            Pair => &["(§) IS NOT NULL"],
-            Range => &["§ @> 3", "isempty(§)"],
-            Bytes => &["length(§) > 1"],
-            Generated => &["§ = 2"],
-            Identity => &["§ % 2 = 0"],
-        }
-    }
-}
+use super::kinds::Kind::{self, *};
+use super::kinds::{Condition, EVERYWHERE, NOT_PARTITIONED, TYPES};
+use super::partitions::Third;
+use super::queries::Query;
 
 #[derive(Clone, Debug)]
 pub(super) struct Column {
@@ -163,7 +17,7 @@ pub(super) struct Column {
 }
 
 impl Column {
-    fn quoted(&self) -> String {
+    pub(super) fn quoted(&self) -> String {
         quoted(&self.name)
     }
 }
@@ -214,15 +68,23 @@ pub(super) struct Shard {
     pub(super) table: usize,
     /// One partition only.
     pub(super) leaf: Option<usize>,
-    condition: Option<(usize, &'static str)>,
+    condition: Option<(usize, Condition)>,
     pub(super) key: Vec<usize>,
     columns: Option<Vec<usize>>,
 }
+
+/// Stands for values of rows on which a condition fails.
+pub(super) const FAILS: &str = "<fails>";
 
 #[derive(Clone, Debug)]
 pub(super) struct World {
     pub(super) tables: Vec<Table>,
     pub(super) shards: Vec<Shard>,
+    pub(super) queries: Vec<Query>,
+    /// The partition that comes and goes.
+    pub(super) third: Third,
+    /// Labels of the enum; the first is the one that conditions name.
+    pub(super) moods: Vec<String>,
     pub(super) named: usize,
 }
 
@@ -238,7 +100,14 @@ const TRIGGER: &str = "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql A
 impl World {
     /// Random tables; and the statements that make them.
     pub(super) fn random(rng: &mut StdRng) -> (World, String) {
-        let mut world = World { tables: Vec::new(), shards: Vec::new(), named: 0 };
+        let mut world = World {
+            tables: Vec::new(),
+            shards: Vec::new(),
+            queries: Vec::new(),
+            third: Third::Gone,
+            moods: vec!["sad".to_owned(), "so so".to_owned()],
+            named: 0,
+        };
         let mut sql = TYPES.to_owned();
         for number in 0..4 {
             let name = ["\"S q\".\"Äpfel\"", "child", "parts", "\"lo\"\"ose\""][number];
@@ -296,6 +165,11 @@ impl World {
         let leaf = world.shard("leaf".to_owned(), 2, Some(1), rng);
         sql += &world.define(&leaf, false);
         world.shards.push(leaf);
+        for number in 0..4 {
+            let query = Query::random(format!("q{number}"), &world, rng);
+            sql += &query.define(&world);
+            world.queries.push(query);
+        }
         (world, sql)
     }
 
@@ -336,7 +210,7 @@ impl World {
             (0..columns.len()).filter(|number| !columns[*number].name.starts_with("extra")).collect();
         let condition = rng.random_bool(0.6).then(|| {
             let column = *stable.choose(rng).unwrap_or(&0);
-            (column, *columns[column].kind.conditions().choose(rng).unwrap_or(&"true"))
+            (column, columns[column].kind.condition(rng))
         });
         let keys: Vec<usize> =
             stable.iter().copied().filter(|number| columns[*number].kind.is_key()).collect();
@@ -356,7 +230,28 @@ impl World {
 
     fn condition(&self, shard: &Shard) -> Option<String> {
         let (column, condition) = shard.condition?;
-        Some(condition.replace('§', &self.tables[shard.table].columns[column].quoted()))
+        Some(self.about(&self.tables[shard.table].columns[column], condition.text))
+    }
+
+    /// Where the condition raises an error.
+    fn failing(&self, shard: &Shard) -> Option<String> {
+        let (column, condition) = shard.condition?;
+        Some(self.about(&self.tables[shard.table].columns[column], condition.fails?))
+    }
+
+    fn about(&self, column: &Column, condition: &str) -> String {
+        condition.replace('§', &column.quoted()).replace("'sad'", &format!("'{}'", self.moods[0]))
+    }
+
+    /// A value to write, as a constant.
+    pub(super) fn value(&self, column: &Column, rng: &mut StdRng) -> String {
+        if column.nullable && rng.random_bool(0.12) {
+            return "NULL".to_owned();
+        }
+        match column.kind {
+            Mood => self.moods.choose(rng).map_or("NULL".to_owned(), |mood| format!("'{mood}'")),
+            kind => (*kind.values().choose(rng).unwrap_or(&"DEFAULT")).to_owned(),
+        }
     }
 
     /// The call that defines a shard.
@@ -379,7 +274,8 @@ impl World {
         )
     }
 
-    /// The query for what every shard must hold, and for where the log is: `lsn`, and an object of lists of `[key, row]` by shard.
+    /// The query for what every shard must hold, and for where the log is: `lsn`, and an object of lists of `[key, row]` by shard. Of a
+    /// row on which the shard's condition fails, every value is [`FAILS`].
     pub(super) fn state(&self) -> String {
         let shards = self.shards.iter().map(|shard| {
             let columns = &self.tables[shard.table].columns;
@@ -387,31 +283,49 @@ impl World {
                 let name = columns[*number].quoted();
                 format!("CASE WHEN {name} IS NOT NULL THEN format('%s', {name}) END")
             });
+            let (condition, failing) = (self.condition(shard), self.failing(shard));
             let all: Vec<usize> = (0..columns.len()).collect();
             let row = shard.columns.as_ref().unwrap_or(&all).iter().map(|number| {
-                let name = columns[*number].quoted();
-                match columns[*number].kind {
-                    Json => format!("{name}::text"),
-                    _ => format!("to_json({name}) #>> '{{}}'"),
+                let column = &columns[*number];
+                let text = column.kind.text(&column.quoted());
+                match &failing {
+                    Some(failing) => format!("CASE WHEN {failing} THEN '{FAILS}' ELSE {text} END"),
+                    None => text,
                 }
             });
+            let place = match (condition, &failing) {
+                (Some(condition), Some(failing)) => {
+                    format!(" WHERE CASE WHEN {failing} THEN true ELSE {condition} END")
+                }
+                (Some(condition), None) => format!(" WHERE {condition}"),
+                (None, _) => String::new(),
+            };
             format!(
-                "'{}', (SELECT json_agg(json_build_array(json_build_array({}), json_build_array({}))) FROM {}{})",
+                "'{}', (SELECT json_agg(json_build_array(json_build_array({}), json_build_array({}))) FROM {}{place})",
                 shard.name,
                 key.collect::<Vec<_>>().join(", "),
                 row.collect::<Vec<_>>().join(", "),
                 self.source(shard),
-                self.condition(shard).map_or(String::new(), |condition| format!(" WHERE {condition}"))
             )
         });
+        let queries = self.queries.iter().map(|query| query.state(self));
         format!(
             "SELECT pg_current_wal_insert_lsn(), json_build_object({})",
-            shards.collect::<Vec<_>>().join(", ")
+            shards.chain(queries).collect::<Vec<_>>().join(", ")
         )
+    }
+
+    /// Of all shards.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        let queries = self.queries.iter().map(|query| query.name.as_str());
+        self.shards.iter().map(|shard| shard.name.as_str()).chain(queries)
     }
 
     /// Names of a shard's key columns.
     pub(super) fn key_names(&self, shard: &str) -> Vec<String> {
+        if let Some(query) = self.queries.iter().find(|known| known.name == shard) {
+            return query.params().iter().map(|name| (*name).to_owned()).collect();
+        }
         let Some(shard) = self.shards.iter().find(|known| known.name == shard) else { return Vec::new() };
         shard.key.iter().map(|number| self.tables[shard.table].columns[*number].name.clone()).collect()
     }
@@ -430,7 +344,7 @@ fn create(table: &Table, rng: &mut StdRng) -> String {
             "CREATE TABLE {name} ({columns}{key}) PARTITION BY RANGE (id);
              CREATE TABLE parts_low (gone int, {}, lost text{key}); ALTER TABLE parts_low DROP gone, DROP lost;
              ALTER TABLE {name} ATTACH PARTITION parts_low FOR VALUES FROM (0) TO (12);
-             CREATE TABLE parts_high PARTITION OF {name} FOR VALUES FROM (12) TO (24);",
+             CREATE TABLE parts_high PARTITION OF {name} FOR VALUES FROM (12) TO (18);",
             other.columns_sql()
         )
     } else {

@@ -4,7 +4,8 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 
-use super::schema::{Column, Kind, Table, World, quoted};
+use super::kinds::Kind;
+use super::schema::{Column, Table, World, quoted};
 
 /// Ids are below.
 const IDS: u32 = 24;
@@ -20,28 +21,41 @@ pub(super) enum End {
     Alone,
 }
 
+#[derive(Debug)]
 pub(super) struct Script {
-    pub(super) text: String,
+    pub(super) statements: Vec<String>,
     pub(super) end: End,
     /// It changes definitions of tables or shards.
     pub(super) alters: bool,
 }
 
-/// One transaction; `world` becomes what it is if that commits.
+impl Script {
+    pub(super) fn in_words(&self) -> String {
+        format!("{:?}: {}", self.end, self.statements.join("; "))
+    }
+}
+
+/// One transaction, or a statement that can't be in one; `world` becomes what it is if that commits.
 pub(super) fn script(world: &mut World, files: &str, rng: &mut StdRng) -> Script {
     if rng.random_bool(0.01) {
         let table = world.tables.choose(rng).map_or("audit", |table| table.name.as_str());
-        let text = match rng.random_range(0..3) {
+        let statement = match rng.random_range(0..4) {
             0 => format!("VACUUM FULL {table}"),
             1 => "CLUSTER child USING child_pkey".to_owned(),
+            2 => world.detach_concurrently(),
             _ => format!("VACUUM {table}"),
         };
-        return Script { text, end: End::Alone, alters: true };
+        return Script { statements: vec![statement], end: End::Alone, alters: true };
     }
+    transaction(world, files, 0.02, rng)
+}
+
+/// One transaction, of whose statements so many alter definitions.
+pub(super) fn transaction(world: &mut World, files: &str, altering: f64, rng: &mut StdRng) -> Script {
     let mut alters = false;
     let mut statements = Vec::new();
     for _ in 0..rng.random_range(1..4) {
-        if rng.random_bool(0.02) {
+        if rng.random_bool(altering) {
             alters = true;
             statements.push(alteration(world, rng));
             continue;
@@ -67,7 +81,7 @@ pub(super) fn script(world: &mut World, files: &str, rng: &mut StdRng) -> Script
         10..12 => End::RollbackPrepared,
         _ => End::Commit,
     };
-    Script { text: statements.join("; "), end, alters }
+    Script { statements, end, alters }
 }
 
 fn some(rng: &mut StdRng) -> String {
@@ -83,18 +97,17 @@ fn list(columns: &[&Column]) -> String {
 }
 
 /// Values for the columns, each a constant.
-fn values(columns: &[&Column], rng: &mut StdRng) -> String {
-    columns.iter().map(|column| value(column, rng)).collect::<Vec<_>>().join(", ")
+fn values(world: &World, columns: &[&Column], rng: &mut StdRng) -> String {
+    columns.iter().map(|column| value(world, column, rng)).collect::<Vec<_>>().join(", ")
 }
 
-fn value(column: &Column, rng: &mut StdRng) -> String {
-    let value = column.kind.value(rng, column.nullable);
-    let kind = column.kind.sql_type();
-    format!("{value}::{kind}")
+fn value(world: &World, column: &Column, rng: &mut StdRng) -> String {
+    format!("{}::{}", world.value(column, rng), column.kind.sql_type())
 }
 
 /// Columns to insert and rows for a few ids.
-fn rows(table: &Table, parents: &str, rng: &mut StdRng) -> (String, String) {
+fn rows(world: &World, table: &Table, rng: &mut StdRng) -> (String, String) {
+    let parents = &world.tables[0].name;
     let written = table.written();
     let has_parent = table.columns.iter().any(|column| column.kind == Kind::Parent);
     let low = rng.random_range(0..IDS);
@@ -108,7 +121,7 @@ fn rows(table: &Table, parents: &str, rng: &mut StdRng) -> (String, String) {
     let source = format!(
         "SELECT g{parents}{}{} FROM generate_series({low}, {high}) g",
         if written.is_empty() { "" } else { ", " },
-        values(&written, rng)
+        values(world, &written, rng)
     );
     (columns, source)
 }
@@ -121,15 +134,15 @@ fn change(world: &World, files: &str, rng: &mut StdRng) -> String {
     let name = &table.name;
     let written = table.written();
     let column = written.choose(rng).copied().unwrap_or(&table.columns[0]);
-    let set = |rng: &mut StdRng| format!("{} = {}", quoted(&column.name), value(column, rng));
+    let set = |rng: &mut StdRng| format!("{} = {}", quoted(&column.name), value(world, column, rng));
     match rng.random_range(0..100) {
         0..22 => {
-            let (columns, source) = rows(table, parent_table, rng);
+            let (columns, source) = rows(world, table, rng);
             let unless = if table.has_key { "ON CONFLICT DO NOTHING".to_owned() } else { String::new() };
             format!("INSERT INTO {name} ({columns}) {source} {unless}")
         }
         22..28 if table.has_key => {
-            let (columns, source) = rows(table, parent_table, rng);
+            let (columns, source) = rows(world, table, rng);
             format!("INSERT INTO {name} ({columns}) {source} ON CONFLICT (id) DO UPDATE SET {}", set(rng))
         }
         28..52 => format!("UPDATE {name} SET {} WHERE {}", set(rng), some(rng)),
@@ -145,7 +158,7 @@ fn change(world: &World, files: &str, rng: &mut StdRng) -> String {
         }
         66..78 => format!("DELETE FROM {name} WHERE {}", some(rng)),
         78..85 if table.has_key => {
-            let (columns, source) = rows(table, parent_table, rng);
+            let (columns, source) = rows(world, table, rng);
             let names: Vec<String> = columns.split(", ").map(|name| format!("f.{name}")).collect();
             format!(
                 "MERGE INTO {name} t USING ({source}) f ({columns}) ON t.id = f.id
@@ -156,7 +169,7 @@ fn change(world: &World, files: &str, rng: &mut StdRng) -> String {
             )
         }
         85..91 => {
-            let (columns, source) = rows(table, parent_table, rng);
+            let (columns, source) = rows(world, table, rng);
             let file = format!("{files}/rows");
             // Only rows whose ids are free.
             let form = ["text", "csv"][rng.random_range(0..2)];
@@ -186,7 +199,9 @@ fn alteration(world: &mut World, rng: &mut StdRng) -> String {
     let extra = world.tables[number].columns.iter().position(|column| column.name.starts_with("extra"));
     let partitioned = world.tables[number].is_partitioned();
     let name = world.tables[number].name.clone();
-    match rng.random_range(0..12) {
+    match rng.random_range(0..18) {
+        12..15 => world.alter_third(rng),
+        15 | 16 => alter_enum(world, rng),
         0 | 1 if extra.is_none() => {
             let column = Column { name: format!("extra {unique}"), kind: Kind::Int, nullable: true };
             let sql = format!("ALTER TABLE {name} ADD COLUMN {} int DEFAULT 2", quoted(&column.name));
@@ -221,7 +236,7 @@ fn alteration(world: &mut World, rng: &mut StdRng) -> String {
         5 | 6 => {
             // Rows that come and go while it is no part of the whole.
             "ALTER TABLE parts DETACH PARTITION parts_high; DELETE FROM parts_high WHERE id % 5 = 0;
-             ALTER TABLE parts ATTACH PARTITION parts_high FOR VALUES FROM (12) TO (24)"
+             ALTER TABLE parts ATTACH PARTITION parts_high FOR VALUES FROM (12) TO (18)"
                 .to_owned()
         }
         7 => {
@@ -260,6 +275,20 @@ fn alteration(world: &mut World, rng: &mut StdRng) -> String {
             )
         }
     }
+}
+
+/// Labels of the enum are renamed, or more of them come, in between or at the end.
+fn alter_enum(world: &mut World, rng: &mut StdRng) -> String {
+    let label = format!("feels {}", world.named);
+    let at = rng.random_range(0..world.moods.len());
+    let known = world.moods[at].clone();
+    if world.moods.len() > 8 || rng.random_bool(0.5) {
+        world.moods[at].clone_from(&label);
+        return format!("ALTER TYPE mood RENAME VALUE '{known}' TO '{label}'");
+    }
+    let place = ["BEFORE", "AFTER"][rng.random_range(0..2)];
+    world.moods.push(label.clone());
+    format!("ALTER TYPE mood ADD VALUE '{label}' {place} '{known}'")
 }
 
 fn rename(table: &mut Table, name: String) {
