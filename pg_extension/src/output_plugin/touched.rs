@@ -35,7 +35,8 @@ pub(crate) struct Touched {
 
 #[derive(Debug)]
 enum State {
-    Rows(RowForm, BTreeMap<Key, Rows>),
+    /// The last is how many rows there are in all instances.
+    Rows(RowForm, BTreeMap<Key, Rows>, usize),
     Keys(BTreeSet<Key>),
     Whole(WholeReason),
 }
@@ -74,15 +75,15 @@ impl Touched {
     pub(crate) fn note_rows(&mut self, shard: &str, form: RowForm, deltas: Vec<RowDelta>) {
         match self.shards.get_mut(shard) {
             None => {
-                self.shards.insert(shard.to_owned(), State::Rows(form, BTreeMap::new()));
+                self.shards.insert(shard.to_owned(), State::Rows(form, BTreeMap::new(), 0));
             }
             // The table's shape changed within the transaction: all of it is told to be invalid when it commits.
-            Some(State::Rows(before, _)) if *before != form => {
+            Some(State::Rows(before, ..)) if *before != form => {
                 return self.whole(shard, WholeReason::Ddl);
             }
             Some(_) => {}
         }
-        let Some(State::Rows(_, instances)) = self.shards.get_mut(shard) else { return };
+        let Some(State::Rows(_, instances, rows_told)) = self.shards.get_mut(shard) else { return };
         for RowDelta { key, identity, row } in deltas {
             let added = size(&identity) + row.as_ref().map_or(0, |row| size(row));
             let key_size = size(&key);
@@ -93,12 +94,12 @@ impl Touched {
             }
             self.bytes += added;
             let identity_size = size(&identity);
-            if let Some(before) = rows.insert(identity, row) {
-                self.bytes -= identity_size + before.as_ref().map_or(0, |row| size(row));
+            match rows.insert(identity, row) {
+                Some(before) => self.bytes -= identity_size + before.as_ref().map_or(0, |row| size(row)),
+                None => *rows_told += 1,
             }
         }
-        let many = instances.len() > KEYS_PER_SHARD
-            || instances.values().map(BTreeMap::len).sum::<usize>() > ROWS_PER_SHARD;
+        let many = instances.len() > KEYS_PER_SHARD || *rows_told > ROWS_PER_SHARD;
         if many || self.over_limit() {
             self.coarsen_to_keys(shard);
         }
@@ -126,7 +127,7 @@ impl Touched {
         }
         let before = std::mem::replace(state, State::Keys(BTreeSet::new()));
         self.forget(&before);
-        let State::Rows(_, instances) = before else { return };
+        let State::Rows(_, instances, _) = before else { return };
         for key in instances.into_keys() {
             // A shard without key has one instance only.
             if key.is_empty() { self.whole(shard, WholeReason::Rows) } else { self.key(shard, key) }
@@ -158,7 +159,7 @@ impl Touched {
         let (keys, bytes) = match state {
             State::Whole(_) => (0, 0),
             State::Keys(keys) => (keys.len(), keys.iter().map(|key| size(key)).sum()),
-            State::Rows(_, instances) => {
+            State::Rows(_, instances, _) => {
                 let rows = |rows: &Rows| -> usize {
                     rows.iter()
                         .map(|(identity, row)| size(identity) + row.as_ref().map_or(0, |row| size(row)))
@@ -184,7 +185,7 @@ impl Touched {
                 State::Keys(keys) if keys.iter().all(fits) => {
                     KeyChange::Keys(keys.into_iter().map(|key| parts(columns, key)).collect())
                 }
-                State::Rows(form, instances)
+                State::Rows(form, instances, _)
                     if form.generation == generation && instances.keys().all(fits) =>
                 {
                     let instances = instances.into_iter().map(|(key, rows)| InstanceRows {
@@ -320,6 +321,20 @@ mod tests {
         }
         assert_eq!((touched.keys, touched.bytes), (0, 0));
         assert_eq!(take(&mut touched), cart(KeyChange::Whole(WholeReason::Coarsened)));
+    }
+
+    #[test]
+    fn a_row_that_changes_again_is_counted_once() {
+        let mut touched = Touched::default();
+        for round in 0..3 {
+            for id in 0..ROWS_PER_SHARD {
+                let text = (round != 1).then_some("a");
+                touched.note_rows("cart", FORM, vec![row(id % 3, id, text)]);
+            }
+        }
+        assert_eq!(touched.interest("cart", true), Interest::Rows);
+        touched.note_rows("cart", FORM, vec![row(0, ROWS_PER_SHARD, Some("a"))]);
+        assert_eq!(touched.interest("cart", true), Interest::Keys);
     }
 
     #[test]

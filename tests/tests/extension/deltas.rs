@@ -24,18 +24,11 @@ async fn rows_are_put_and_removed_where_they_belong() -> Result<()> {
         ("UPDATE cart SET note = NULL", &["open +NULL/1"]),
         ("UPDATE cart SET status = 'paid'", &["cart 7: +1/paid", "open -1"]),
         ("UPDATE cart SET customer = 8", &["cart 7: -1; 8: +1/paid"]),
-        ("UPDATE cart SET id = 2, status = 'open'", &["cart 8: +2/open -1", "open +NULL/2"]),
+        ("UPDATE cart SET id = 2, status = 'open'", &["cart 8: -1 +2/open", "open +NULL/2"]),
         ("UPDATE cart SET id = 3", &["cart 8: -2 +3/open", "open -2 +NULL/3"]),
         ("DELETE FROM cart", &["cart 8: -3", "open -3"]),
     ] {
-        let mut told = origin.rows_after(statement).await?;
-        // Rows of an instance are sorted by their identity, which is not what this is about.
-        for event in &mut told {
-            *event = event.replace("+2/open -1", "-1 +2/open");
-        }
-        let wanted: Vec<String> =
-            events.iter().map(|event| event.replace("+2/open -1", "-1 +2/open")).collect();
-        assert_eq!(told, wanted, "{statement}");
+        assert_eq!(origin.rows_after(statement).await?, events, "{statement}");
     }
     Ok(())
 }
@@ -62,12 +55,10 @@ async fn the_primary_key_is_enough_for_a_shard_without_key() -> Result<()> {
         ("INSERT INTO cart VALUES (1, 7, 'open', 'a')", &["cart 7: +1/open", "open +a/1"][..]),
         ("UPDATE cart SET note = 'b'", &["cart Whole(OldImage)", "open +b/1"]),
         ("UPDATE cart SET status = 'paid'", &["cart Whole(OldImage)", "open -1"]),
-        ("UPDATE cart SET id = 2", &["cart Whole(OldImage)", "open -1 -2"]),
+        ("UPDATE cart SET id = 2", &["cart Whole(OldImage)", "open -1"]),
         ("DELETE FROM cart", &["cart Whole(OldImage)", "open -2"]),
     ] {
-        let told = origin.rows_after(statement).await?;
-        let wanted: Vec<String> = events.iter().map(|event| event.replace("-1 -2", "-1")).collect();
-        assert_eq!(told, wanted, "{statement}");
+        assert_eq!(origin.rows_after(statement).await?, events, "{statement}");
     }
     Ok(())
 }
