@@ -100,25 +100,57 @@ fn tells_nothing_of_this_machine(below: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Servers that are not Debian's look in folders of their own: what dpkg has unpacked for the major is put there, too.
+fn reached_by_server(root: &Path, pg_config: &str, major: u32) -> Result<()> {
+    for (asked, below, folder) in [
+        ("--pkglibdir", "", format!("usr/lib/postgresql/{major}/lib")),
+        ("--sharedir", "extension", format!("usr/share/postgresql/{major}/extension")),
+    ] {
+        let place = output(Command::new(pg_config).arg(asked))?;
+        let place = root.join(place.trim().trim_start_matches('/')).join(below);
+        for entry in fs::read_dir(root.join(folder))? {
+            let entry = entry?;
+            let target = place.join(entry.file_name());
+            if entry.file_name().to_string_lossy().starts_with("foreshard") && !target.exists() {
+                fs::copy(entry.path(), target)?;
+            }
+        }
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn the_extension_of_a_package_works_on_a_clean_cluster() -> Result<()> {
-    let built = Server::of_major(15)?;
+    packaged(15).await
+}
+
+#[tokio::test]
+async fn the_extension_of_a_package_works_on_a_clean_cluster_of_16() -> Result<()> {
+    packaged(16).await
+}
+
+#[tokio::test]
+async fn the_extension_of_a_package_works_on_a_clean_cluster_of_18() -> Result<()> {
+    packaged(18).await
+}
+
+async fn packaged(major: u32) -> Result<()> {
+    let name = format!("postgresql-{major}-foreshard");
+    let built = Server::of_major(major)?;
     let pg_config = built.pg_config()?.display().to_string();
     let out = tempfile::tempdir()?;
     let tree = built.root().display().to_string();
     let made = package(out.path(), &["extension", "--pg-config", &pg_config, "--tree", &tree])?;
-    check(&made, "postgresql-15-foreshard", &[])?;
-    assert!(field(&made, "Depends")?.starts_with("postgresql-15 (>= 15."), "{}", field(&made, "Depends")?);
+    check(&made, &name, &[])?;
+    let depends = field(&made, "Depends")?;
+    assert!(depends.starts_with(&format!("postgresql-{major} (>= {major}.")), "{depends}");
 
     let root = root()?;
     dpkg(root.path(), &["--install", &made.display().to_string()])?;
-    assert_eq!(
-        dpkg(root.path(), &["--verify", "postgresql-15-foreshard"])?,
-        "",
-        "files are as they were packed"
-    );
+    assert_eq!(dpkg(root.path(), &["--verify", &name])?, "", "files are as they were packed");
     tells_nothing_of_this_machine(root.path())?;
     let server = Server::around_package(root.path(), Path::new(&pg_config))?;
+    reached_by_server(root.path(), &pg_config, major)?;
     let cluster = ClusterOptions::on(server).start().await?;
     let db = cluster.connect().await?;
     db.batch_execute(
@@ -145,10 +177,16 @@ async fn the_extension_of_a_package_works_on_a_clean_cluster() -> Result<()> {
     let old = cluster.connect_to("old").await?;
     old.batch_execute("CREATE EXTENSION foreshard VERSION '0.1.0'; ALTER EXTENSION foreshard UPDATE").await?;
 
-    dpkg(root.path(), &["--purge", "postgresql-15-foreshard"])?;
-    let left =
-        output(Command::new("find").arg(root.path()).args(["-mindepth", "1", "-name", "*foreshard*"]))?;
-    assert_eq!(left, "", "nothing is left of the package");
+    let packed = output(Command::new("dpkg-deb").arg("--contents").arg(&made))?;
+    let packed = packed.lines().filter_map(|line| line.split_whitespace().last());
+    let own: Vec<&str> = packed.filter(|path| path.contains("foreshard")).collect();
+    assert!(own.len() > 5 && own.iter().all(|path| root.path().join(path).exists()), "{own:?}");
+    dpkg(root.path(), &["--purge", &name])?;
+    let left: Vec<_> = own.iter().filter(|path| root.path().join(path).exists()).collect();
+    assert!(left.is_empty(), "of the package is left: {left:?}");
+    for entry in fs::read_dir(root.path().join("var/lib/dpkg/info"))? {
+        assert!(!entry?.file_name().to_string_lossy().contains("foreshard"), "dpkg knows of it");
+    }
     Ok(())
 }
 
