@@ -104,17 +104,20 @@ CREATE FUNCTION foreshard.follow_ddl() RETURNS event_trigger
         followed text;
     BEGIN
         -- What is done to the columns of a table is done to its partitions as well.
-        FOR altered IN SELECT DISTINCT r.oid FROM pg_event_trigger_ddl_commands() c,
+        FOR altered IN SELECT r.oid FROM pg_event_trigger_ddl_commands() c,
                 LATERAL (SELECT c.objid UNION SELECT t.relid FROM pg_partition_tree(c.objid) t) AS r(oid)
             WHERE c.classid = 'pg_class'::regclass AND EXISTS (SELECT FROM foreshard.shard s
                 WHERE s.source = r.oid OR s.source_name = foreshard.qualified_name(r.oid))
+            -- Schemas, types and labels of enums are named in predicates.
+            UNION SELECT s.source::oid FROM foreshard.shard s JOIN pg_class c ON c.oid = s.source
+                WHERE tg_tag IN ('ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN') AND s.predicate IS NOT NULL
         LOOP
             PERFORM foreshard.take_over(altered);
             PERFORM foreshard.follow_table(altered);
         END LOOP;
         -- Schemas and types are named in any query.
         FOR followed IN SELECT q.shard FROM foreshard.shard_query q JOIN foreshard.shard s ON s.name = q.shard
-            WHERE tg_tag IN ('ALTER SCHEMA', 'ALTER TYPE') OR EXISTS (
+            WHERE tg_tag IN ('ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN') OR EXISTS (
                 SELECT FROM foreshard.shard_source d, pg_event_trigger_ddl_commands() c
                 WHERE d.shard = q.shard AND c.classid = 'pg_class'::regclass
                     AND (d.source = c.objid OR d.source IN (SELECT t.relid FROM pg_partition_tree(c.objid) t) OR d.source_name = foreshard.qualified_name(c.objid)))
@@ -130,6 +133,6 @@ CREATE FUNCTION foreshard.follow_ddl() RETURNS event_trigger
     $$;
 COMMENT ON FUNCTION foreshard.follow_ddl() IS 'called after tables were made or altered, and after schemas and types were altered';
 CREATE EVENT TRIGGER foreshard_follow_ddl ON ddl_command_end 
-    WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER SCHEMA', 'ALTER TYPE')
+    WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN')
     EXECUTE FUNCTION foreshard.follow_ddl();
 COMMENT ON EVENT TRIGGER foreshard_follow_ddl IS 'keeps shard definitions in step with their tables';

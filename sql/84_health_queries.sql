@@ -36,6 +36,15 @@ CREATE FUNCTION foreshard.health_queries() RETURNS TABLE ("check" text, status t
                 RETURN NEXT;
                 CONTINUE;
             END IF;
+            SELECT d.source, foreshard.distrusted_cast(d.source, shard.owner) AS mend INTO part FROM foreshard.shard_source d
+                WHERE d.shard = shard.name AND foreshard.distrusted_cast(d.source, shard.owner) IS NOT NULL LIMIT 1;
+            IF FOUND THEN
+                detail := format('a type in %s has a cast to json, a function of a role that may not act as %s: the shard is not given out',
+                    part.source, shard.owner);
+                fix := part.mend;
+                RETURN NEXT;
+                CONTINUE;
+            END IF;
             status := 'ok';
             detail := 'changes of rows can be told apart';
             fix := NULL;

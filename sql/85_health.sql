@@ -93,16 +93,34 @@ CREATE FUNCTION foreshard.health_server() RETURNS TABLE ("check" text, status te
     $$;
 COMMENT ON FUNCTION foreshard.health_server() IS 'the part of health() about the server';
 
+-- What servers say of a slot differs: 16 has a flag for slots that a standby's recovery invalidated, 17 and later give a reason.
+CREATE FUNCTION foreshard.slot_loss(slot jsonb) RETURNS text
+    LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT CASE coalesce(slot ->> 'invalidation_reason', CASE WHEN (slot ->> 'conflicting')::boolean THEN 'conflicting' END)
+            WHEN 'rows_removed' THEN 'conflicting: rows of catalogs that it needs were removed while the server was a standby'
+            WHEN 'wal_level_insufficient' THEN 'conflicting: wal_level was not logical at the primary while the server was a standby'
+            WHEN 'conflicting' THEN 'conflicting: what it needs was removed while the server was a standby'
+            WHEN 'idle_timeout' THEN 'nobody read it for longer than idle_replication_slot_timeout'
+            ELSE 'the log it needs is gone' END
+    $$;
+COMMENT ON FUNCTION foreshard.slot_loss(jsonb) IS 'why a slot, given as its row in pg_replication_slots, was invalidated';
+
+CREATE FUNCTION foreshard.retained_log_limit() RETURNS bigint
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT pg_size_bytes(coalesce(nullif(current_setting('foreshard.retained_log_warning', true), ''), '1GB')) $$;
+COMMENT ON FUNCTION foreshard.retained_log_limit() IS
+    'bytes of log that a slot may hold back before health() warns: the setting foreshard.retained_log_warning, 1GB by default';
+
 CREATE FUNCTION foreshard.health_edges() RETURNS TABLE ("check" text, status text, detail text, fix text)
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
     AS $$
     DECLARE
         edge record;
+        worrying constant bigint := foreshard.retained_log_limit();
     BEGIN
-        -- Why a slot was invalidated is told by 17 and later.
         FOR edge IN SELECT e.*, r.oid IS NOT NULL AS role_exists, r.rolname, r.rolreplication OR r.rolsuper AS may_stream, r.rolcanlogin,
-                coalesce(replace((SELECT to_jsonb(s) ->> 'invalidation_reason' FROM pg_replication_slots s WHERE s.slot_name = e.slot_name), '_', ' '),
-                    'the log it needs is gone') AS reason
+                (SELECT foreshard.slot_loss(to_jsonb(s)) FROM pg_replication_slots s WHERE s.slot_name = e.slot_name) AS reason
             FROM foreshard.edges e LEFT JOIN pg_roles r ON r.oid = e.role ORDER BY e.name
         LOOP
             "check" := 'slot of edge ' || quote_ident(edge.name);
@@ -124,7 +142,7 @@ CREATE FUNCTION foreshard.health_edges() RETURNS TABLE ("check" text, status tex
                 status := 'warn';
                 detail := format('nobody reads slot %s, which holds back %s of log', edge.slot_name, pg_size_pretty(edge.retained_wal_bytes));
                 fix := format('Start the sidecar, or if the edge is gone: SELECT foreshard.drop_edge(%L)', edge.name);
-            ELSIF edge.retained_wal_bytes > 1073741824 THEN
+            ELSIF edge.retained_wal_bytes > worrying THEN
                 status := 'warn';
                 detail := format('slot %s is behind and holds back %s of log', edge.slot_name, pg_size_pretty(edge.retained_wal_bytes));
                 fix := 'Look at the sidecar: foreshard_* at its /metrics tell what it waits for.';
@@ -196,6 +214,23 @@ CREATE FUNCTION foreshard.lost_right(owner regrole, source regclass, columns int
 COMMENT ON FUNCTION foreshard.lost_right(regrole, regclass, int2[]) IS
     'the statement that gives the owner of a shard the right to read these columns of its table (NULL: any), NULL if he has it';
 
+CREATE FUNCTION foreshard.distrusted_cast(source regclass, owner regrole) RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+        WITH RECURSIVE types(type) AS (
+            SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = source AND a.attnum > 0 AND NOT a.attisdropped
+            UNION
+            SELECT n.type FROM types t JOIN pg_type y ON y.oid = t.type CROSS JOIN LATERAL (
+                SELECT unnest(ARRAY[y.typelem, y.typbasetype])
+                UNION ALL SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = y.typrelid AND a.attnum > 0 AND NOT a.attisdropped) AS n(type))
+        SELECT format('DROP CAST (%s AS json)', format_type(c.castsource, NULL))
+        FROM types t JOIN pg_cast c ON c.castsource = t.type AND c.casttarget = 'json'::regtype AND c.castsource >= 16384
+        JOIN pg_proc p ON p.oid = c.castfunc
+        WHERE NOT pg_has_role(p.proowner, owner, 'USAGE') LIMIT 1
+    $$;
+COMMENT ON FUNCTION foreshard.distrusted_cast(regclass, regrole) IS
+    'the statement that removes a cast to json in a table''s columns whose function belongs to a role that may not act as a shard''s owner, NULL without one';
+
 CREATE FUNCTION foreshard.has_index(source regclass, columns int2[]) RETURNS boolean
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
     AS $$
@@ -244,6 +279,14 @@ CREATE FUNCTION foreshard.health_shards() RETURNS TABLE ("check" text, status te
             IF fix IS NOT NULL THEN
                 status := 'fail';
                 detail := format('%s, who defined it, may no longer read %s: the shard is not given out', shard.owner, shard.source);
+                RETURN NEXT;
+                CONTINUE;
+            END IF;
+            fix := foreshard.distrusted_cast(shard.source, shard.owner);
+            IF fix IS NOT NULL THEN
+                status := 'fail';
+                detail := format('a type in %s has a cast to json, a function of a role that may not act as %s: the shard is not given out',
+                    shard.source, shard.owner);
                 RETURN NEXT;
                 CONTINUE;
             END IF;

@@ -8,7 +8,7 @@ use crate::catalog::{Dependency, fail};
 use crate::pg::query::{self, Stored};
 use crate::pg::relation::{Shape, with_partitions};
 use crate::pg::rows::{check_readable, quoted};
-use crate::pg::{Oid, predicate, value};
+use crate::pg::{Oid, casts, predicate, value};
 
 /// Bytes of a query.
 const LONGEST: usize = 32 << 10;
@@ -60,13 +60,21 @@ fn query_text(tree: &str) -> String {
 }
 
 /// What a fetch of a query shard needs: columns and statement; the parameters stay `$1`, `$2` ….
-pub(super) fn readable(tree: &str, dependencies: &[Dependency]) -> Result<(Vec<Column>, String), String> {
+pub(super) fn readable(
+    tree: &str,
+    dependencies: &[Dependency],
+    owner: Oid,
+) -> Result<(Vec<Column>, String), String> {
     for found in dependencies {
         let source = Oid::from(found.source);
         let gone = || format!("table {} is gone", found.source_name);
         let shape = Shape::of(source).ok_or_else(gone)?;
         if shape.row_security() {
             return Err(format!("table {} has row-level security", found.source_name));
+        }
+        // Any expression of the query may make JSON of any column.
+        if let Some(reason) = casts::distrusted(&shape, owner) {
+            return Err(reason);
         }
         let members = if shape.is_partitioned() { with_partitions(source) } else { Vec::new() };
         if !shape.is_logged() || !members.into_iter().filter_map(Shape::of).all(|part| part.is_logged()) {

@@ -7,7 +7,7 @@ use crate::catalog::{Dependency, RowForm, Shard, stored_query};
 use crate::pg::relation::{ColumnShape, Shape, with_partitions};
 use crate::pg::rows::quoted;
 use crate::pg::scan::View;
-use crate::pg::{Oid, predicate, value};
+use crate::pg::{Oid, casts, predicate, value};
 
 /// Everything of a shard that its statement needs, as the source table is now.
 pub(super) struct Readable {
@@ -41,6 +41,9 @@ impl Readable {
         if !logged {
             return Err("changes of the source table, or of a partition, are not in the log".into());
         }
+        if let Some(reason) = casts::distrusted(&shape, Oid::from(shard.owner)) {
+            return Err(reason);
+        }
         let form = RowForm::of(shard, &shape)?;
         let list: Vec<String> = form.chosen.iter().map(expression).collect();
         // Children that were added to an ordinary table later are not followed by the stream, so they are not read either.
@@ -62,7 +65,7 @@ impl Readable {
     fn of_query(shard: &Shard, dependencies: &[Dependency]) -> Result<Readable, String> {
         let stored = stored_query(&shard.name, View::Statement).ok_or("its query is gone")?;
         let tree = stored.tree.ok_or("its query does not fit the tables")?;
-        let (columns, select) = query::readable(&tree, dependencies)?;
+        let (columns, select) = query::readable(&tree, dependencies, Oid::from(shard.owner))?;
         let key = shard.key.iter().cloned().zip(stored.types).map(|(name, kind)| (name, kind, -1)).collect();
         // The query may sort its rows, or not; nothing tells rows of it apart.
         let form = RowForm {

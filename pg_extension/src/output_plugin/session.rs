@@ -12,6 +12,7 @@ use super::watch::{Interest, Noticed, Watch};
 use crate::catalog::{self, Definitions, Tables, fail, schedule};
 use crate::pg::change::RowChange;
 use crate::pg::scan::View;
+use crate::pg::subtransaction::unless_inconsistent;
 use crate::pg::{Oid, identity, invalidation, server, unsettled};
 
 /// What a commit record says.
@@ -72,8 +73,7 @@ struct Altered {
 impl Known {
     fn load() -> Self {
         let tables = Tables::find();
-        let definitions =
-            tables.map(|tables| catalog::definitions(&tables, View::Catalog)).unwrap_or_default();
+        let definitions = tables.map(definitions_of_then).unwrap_or_default();
         let sources = Sources::of(&definitions);
         let mapped = definitions.mapped().map(|shard| shard.name.clone()).collect();
         Known { tables, definitions, mapped, sources, tentative: true }
@@ -383,6 +383,18 @@ impl Watch for Notes<'_> {
             }
         }
     }
+}
+
+/// PostgreSQL keeps old rows of catalogs for slots, but no dropped tables: once the extension is gone, so are its definitions of before,
+/// and a table that the snapshot shows has no entry at present.
+fn definitions_of_then(tables: Tables) -> Definitions {
+    unless_inconsistent(|| catalog::definitions(&tables, View::Catalog)).unwrap_or_else(|| {
+        fail(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "the slot begins before extension foreshard was dropped, and the definitions of then are gone",
+            "Drop the slot with foreshard.drop_edge or pg_drop_replication_slot: the edge begins anew with an empty one.",
+        )
+    })
 }
 
 fn altered_shards(sources: &mut Sources, altered: &Altered, everything: bool) -> Vec<String> {

@@ -6,6 +6,7 @@
 //! in a context that the keeper owns.
 #![allow(unsafe_code)]
 
+pub(crate) mod casts;
 pub(crate) mod change;
 pub(crate) mod context;
 mod datum;
@@ -32,7 +33,7 @@ pub(crate) mod server;
 mod settings;
 pub(crate) mod settled;
 mod side;
-mod subtransaction;
+pub(crate) mod subtransaction;
 pub(crate) mod trampoline;
 pub(crate) mod typeshape;
 pub(crate) mod unsettled;

@@ -9,7 +9,7 @@ use pgrx::pg_sys;
 use pgrx::prelude::*;
 
 use super::identity::Acting;
-use super::{Oid, rows, value};
+use super::{Oid, casts, rows, value};
 use crate::api;
 
 macro_rules! entry {
@@ -131,21 +131,9 @@ unsafe fn run_as_owner(
 }
 
 /// The owner of a function, who is the owner of the extension.
-unsafe fn owner(function: Oid) -> Oid {
-    // SAFETY: the function is the one being called, so its row exists; it is released after reading.
-    unsafe {
-        let tuple = pg_sys::SearchSysCache1(
-            pg_sys::SysCacheIdentifier::PROCOID as c_int,
-            pg_sys::Datum::from(function),
-        );
-        if tuple.is_null() {
-            error!("the called function is gone");
-        }
-        let row: *const pg_sys::FormData_pg_proc = pg_sys::GETSTRUCT(tuple).cast();
-        let owner = (*row).proowner;
-        pg_sys::ReleaseSysCache(tuple);
-        owner
-    }
+fn owner(function: Oid) -> Oid {
+    let Some(owner) = casts::owner(function) else { error!("the called function is gone") };
+    owner
 }
 
 unsafe fn fetch(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {

@@ -6,9 +6,9 @@ use foreshard_protocol::{ColumnKind, Comparison};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::Oid;
 use super::equality::text_bytes;
 use super::relation::Shape;
+use super::{Oid, casts};
 use crate::datetime::{self, Style};
 
 /// `POSIX`, the same as `C`; headers name its number up to PostgreSQL 15 only.
@@ -172,7 +172,7 @@ pub(crate) fn kind(column_type: Oid) -> (ColumnKind, bool) {
         pg_sys::TIMESTAMPOID => (ColumnKind::Timestamp, false),
         pg_sys::TIMESTAMPTZOID => (ColumnKind::TimestampTz, false),
         pg_sys::JSONOID | pg_sys::JSONBOID => (ColumnKind::Json, false),
-        other if is_nested(other) || has_json_cast(other) => (ColumnKind::Json, true),
+        other if is_nested(other) || casts::to_json(other).is_some() => (ColumnKind::Json, true),
         _ => (ColumnKind::Text, false),
     }
 }
@@ -224,7 +224,10 @@ pub(super) fn built_in_text(column_type: Oid) -> bool {
             pg_sys::get_multirange_range(base),
         )
     };
-    if NAMES.contains(&base) || u32::from(function) >= pg_sys::FirstNormalObjectId || has_json_cast(base) {
+    if NAMES.contains(&base)
+        || u32::from(function) >= pg_sys::FirstNormalObjectId
+        || casts::to_json(base).is_some()
+    {
         return false;
     }
     let inner = [element, range, multirange].into_iter().filter(|inner| *inner != Oid::INVALID);
@@ -237,24 +240,6 @@ pub(super) fn built_in_text(column_type: Oid) -> bool {
 fn is_nested(base: Oid) -> bool {
     // SAFETY: catalog lookups.
     unsafe { pg_sys::get_element_type(base) != Oid::INVALID || pg_sys::type_is_rowtype(base) }
-}
-
-/// `to_json` honours a cast to json of types that are not built in.
-pub(super) fn has_json_cast(base: Oid) -> bool {
-    if u32::from(base) < pg_sys::FirstNormalObjectId {
-        return false;
-    }
-    let mut function = Oid::INVALID;
-    // SAFETY: a catalog lookup that writes to a local.
-    let path = unsafe {
-        pg_sys::find_coercion_pathway(
-            pg_sys::JSONOID,
-            base,
-            pg_sys::CoercionContext::COERCION_EXPLICIT,
-            &raw mut function,
-        )
-    };
-    path == pg_sys::CoercionPathType::COERCION_PATH_FUNC && function != Oid::INVALID
 }
 
 /// How many elements an array has.

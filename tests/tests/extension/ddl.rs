@@ -239,6 +239,35 @@ async fn altered_types_invalidate_the_shards_that_show_them() -> Result<()> {
     Ok(())
 }
 
+/// What a dump carries is text: it has to name types, labels and schemas as they are called now.
+#[tokio::test]
+async fn definitions_follow_renamed_types_and_labels() -> Result<()> {
+    let origin = Origin::followed(
+        "CREATE SCHEMA kinds; CREATE TYPE kinds.mood AS ENUM ('sad', 'ok'); CREATE TABLE t (id int PRIMARY KEY, m kinds.mood);
+         ALTER TABLE t REPLICA IDENTITY FULL; INSERT INTO t VALUES (1, 'sad'), (2, 'ok');
+         SELECT foreshard.create_shard('t', 't', predicate => $$m = 'sad'::kinds.mood$$)",
+    )
+    .await?;
+    for (alteration, predicate) in [
+        ("ALTER TYPE kinds.mood RENAME VALUE 'sad' TO 'so so'", "(m = 'so so'::kinds.mood)"),
+        ("ALTER TYPE kinds.mood RENAME TO feeling", "(m = 'so so'::kinds.feeling)"),
+        ("ALTER SCHEMA kinds RENAME TO sorts", "(m = 'so so'::sorts.feeling)"),
+        ("ALTER TYPE sorts.feeling SET SCHEMA public", "(m = 'so so'::public.feeling)"),
+    ] {
+        origin.db.batch_execute(alteration).await?;
+        let kept: String = origin.value("SELECT predicate FROM foreshard.shards").await?;
+        assert_eq!(kept, predicate, "{alteration}");
+        assert!(origin.rows("t").await?.len() == 1, "{alteration}");
+    }
+    origin.frames().await?;
+    assert_eq!(origin.after("DELETE FROM t WHERE id = 2").await?, [""; 0]);
+    assert_eq!(origin.after("DELETE FROM t WHERE id = 1").await?, ["t Whole(Rows)"]);
+    origin.db.batch_execute("SELECT foreshard.rederive()").await?;
+    let defect: Option<String> = origin.value("SELECT defect FROM foreshard.shards").await?;
+    assert_eq!(defect, None);
+    Ok(())
+}
+
 /// Rows written before a column was added have no value for it; PostgreSQL reads the default.
 #[tokio::test]
 async fn a_column_added_with_a_default_is_read_in_old_rows() -> Result<()> {

@@ -1,9 +1,12 @@
 //! `health()` names what is wrong, and its fix mends it.
 
-use anyhow::Result;
-use foreshard_tests::{ClusterOptions, Server, StopMode};
+use std::time::Duration;
 
-use crate::origin::Origin;
+use anyhow::Result;
+use foreshard_tests::{ClusterOptions, Server, SidecarOptions, StopMode, eventually};
+use tokio_postgres::error::SqlState;
+
+use crate::origin::{Origin, error_of};
 
 /// Status, detail and fix of one check.
 async fn check(origin: &Origin, name: &str) -> Result<Option<(String, String, Option<String>)>> {
@@ -218,15 +221,65 @@ async fn a_slot_that_falls_behind_is_told_before_and_after_it_is_lost() -> Resul
     assert!(detail.contains("will be lost at the next checkpoint"), "{detail}");
     assert!(fix.is_some_and(|fix| fix.contains("max_slot_wal_keep_size")));
     origin.db.batch_execute("CHECKPOINT").await?;
-    let reason = if origin.value::<i32>("SELECT current_setting('server_version_num')::int").await? >= 170000
-    {
-        "is lost (wal removed)"
-    } else {
-        "is lost (the log it needs is gone)"
-    };
-    mends_itself_to(&origin, "slot of edge jfk", reason, "warn").await?;
+    mends_itself_to(&origin, "slot of edge jfk", "is lost (the log it needs is gone)", "warn").await?;
     let (_, detail, _) = check(&origin, "slot of edge jfk").await?.expect("a line");
     assert!(detail.contains("no slot yet"), "{detail}");
+    Ok(())
+}
+
+/// As the servers of each major describe slots that are lost.
+#[tokio::test]
+async fn why_a_slot_was_lost_is_told() -> Result<()> {
+    let origin = Origin::start().await?;
+    for (slot, words) in [
+        (r#"{"wal_status": "lost"}"#, "the log it needs is gone"),
+        (r#"{"wal_status": "lost", "conflicting": null}"#, "the log it needs is gone"),
+        (r#"{"wal_status": "lost", "conflicting": false}"#, "the log it needs is gone"),
+        (r#"{"wal_status": "lost", "conflicting": true}"#, "conflicting: what it needs was removed"),
+        (r#"{"conflicting": false, "invalidation_reason": "wal_removed"}"#, "the log it needs is gone"),
+        (r#"{"conflicting": true, "invalidation_reason": "rows_removed"}"#, "conflicting: rows of catalogs"),
+        (
+            r#"{"conflicting": true, "invalidation_reason": "wal_level_insufficient"}"#,
+            "conflicting: wal_level",
+        ),
+        (r#"{"conflicting": false, "invalidation_reason": "idle_timeout"}"#, "idle_replication_slot_timeout"),
+    ] {
+        let told: String = origin.value(&format!("SELECT foreshard.slot_loss('{slot}')")).await?;
+        assert!(told.contains(words), "{slot}: {told}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_followed_slot_that_holds_back_much_log_is_told() -> Result<()> {
+    let origin = Origin::start().await?;
+    let edge = origin.cluster.create_edge("ewr").await?;
+    let sidecar = SidecarOptions::new("ewr", &edge.url).start().await?;
+    eventually("the slot to be followed", Duration::from_secs(20), async || {
+        let line = check(&origin, "slot of edge ewr").await?;
+        Ok(line.filter(|(status, detail, _)| status == "ok" && detail.contains("is followed")))
+    })
+    .await?;
+    // An open transaction keeps its log back, however quickly the edge follows.
+    let open = origin.cluster.connect().await?;
+    open.batch_execute("CREATE TABLE t (n int); BEGIN; INSERT INTO t VALUES (1)").await?;
+    origin.db.batch_execute("SELECT pg_switch_wal(); CHECKPOINT").await?;
+    origin.db.batch_execute("SET foreshard.retained_log_warning = '16kB'").await?;
+    eventually("the warning", Duration::from_secs(20), async || {
+        origin.db.batch_execute("SELECT pg_logical_emit_message(false, '', repeat('x', 100000))").await?;
+        let line = check(&origin, "slot of edge ewr").await?;
+        Ok(line.filter(|(status, detail, fix)| {
+            status == "warn" && detail.contains("is behind and holds back") && fix.is_some()
+        }))
+    })
+    .await?;
+    origin.db.batch_execute("SET foreshard.retained_log_warning = '1TB'").await?;
+    let (status, ..) = check(&origin, "slot of edge ewr").await?.expect("a line");
+    assert_eq!(status, "ok");
+    origin.db.batch_execute("SET foreshard.retained_log_warning = 'plenty'").await?;
+    let error = error_of(&origin.db, "SELECT * FROM foreshard.health()").await?;
+    assert_eq!(*error.code(), SqlState::INVALID_PARAMETER_VALUE, "{error}");
+    drop(sidecar);
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use foreshard_tests::eventually;
+use tokio_postgres::error::SqlState;
 
 use crate::origin::{Origin, error_of};
 use crate::rights::login;
@@ -106,7 +107,10 @@ async fn dropping_the_extension_under_a_slot_ends_that_slot_only() -> Result<()>
     assert!(error.message().contains("not installed"), "{error}");
     // Back again, there is nothing to decode the old log with: PostgreSQL keeps rows of catalogs for slots, not dropped tables.
     origin.db.batch_execute("CREATE EXTENSION foreshard; SELECT foreshard.create_edge('jfk')").await?;
-    error_of(&origin.db, &peek).await?;
+    let error = error_of(&origin.db, &peek).await?;
+    assert_eq!(*error.code(), SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE, "{error}");
+    assert!(error.message().contains("before extension foreshard was dropped"), "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("drop_edge")), "{error:?}");
     // The edge begins anew.
     origin.db.batch_execute("SELECT foreshard.drop_edge('jfk'); SELECT foreshard.create_edge('jfk')").await?;
     origin.db.batch_execute("SELECT foreshard.create_shard('t', 't', key => '{id}')").await?;

@@ -24,6 +24,7 @@ mod queries;
 mod query_model;
 mod regress;
 mod rights;
+mod shadowing;
 mod upgrade;
 mod values;
 mod waiting;

@@ -60,3 +60,33 @@ async fn a_query_shard_is_served_by_its_parameters() -> Result<()> {
     assert_eq!(answer.header("cache-status"), Some("foreshard-prefetch; hit"), "{}", answer.text());
     Ok(())
 }
+
+/// All shards of a function in one answer and of one cut, a query's among them.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invocation_has_the_rows_of_a_query() -> Result<()> {
+    let shop = Shop::open().await?;
+    shop.db
+        .batch_execute(
+            "SELECT foreshard.create_query_shard('spent', $$
+                 SELECT sum(p.price * c.quantity) AS total FROM cart_line c JOIN product p ON p.id = c.product_id
+                 WHERE c.customer_id = $1 $$, '{customer_id}');
+             SELECT foreshard.map_function('checkout', '{products,cart,spent}')",
+        )
+        .await?;
+    let edge = Sidecar::start(&shop.login).await?;
+    let mut seen = Vec::new();
+    for quantity in [3, 4] {
+        let change = format!("UPDATE cart_line SET quantity = {quantity} WHERE customer_id = 2");
+        shop.db.batch_execute(&change).await?;
+        let token: String = shop.db.query_one("SELECT foreshard.commit_token()::text", &[]).await?.get(0);
+        let min = [("foreshard-min-lsn", token.as_str())];
+        let answer = edge.http.invoke("checkout", &json!({"customer_id": 2}), &min).await?;
+        assert_eq!(answer.status.as_u16(), 200, "{}", answer.text());
+        let shards = answer.json()?["shards"].clone();
+        assert_eq!(shards["cart"]["rows"][0]["quantity"], quantity, "{shards}");
+        seen.push(shards["spent"]["rows"].clone());
+    }
+    let wanted = |quantity: f64| json!([{"total": quantity * 1.5}]);
+    assert_eq!(seen, [wanted(3.0), wanted(4.0)]);
+    Ok(())
+}

@@ -9,8 +9,9 @@ use pgrx::prelude::*;
 use super::build::list;
 use crate::catalog::fail;
 use crate::pg::Oid;
+use crate::pg::casts;
 use crate::pg::predicate::tag;
-use crate::pg::value::{has_json_cast, text_of};
+use crate::pg::value::text_of;
 
 /// Built-in functions that PostgreSQL calls stable for settings that `foreshard.fetch` pins: date style, time zone, locale of
 /// numbers and money. Those that read the clock, the session or the catalogs are not here, nor those that parse times: of 'now'.
@@ -111,7 +112,7 @@ pub(super) unsafe fn check_node(node: *mut pg_sys::Node) {
                 NodeTag::T_TargetEntry => (*argument.cast::<pg_sys::TargetEntry>()).expr.cast(),
                 _ => argument,
             };
-            if has_json_cast(pg_sys::getBaseType(pg_sys::exprType(argument))) {
+            if casts::to_json(pg_sys::getBaseType(pg_sys::exprType(argument))).is_some() {
                 fail(
                     PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
                     "a query shard can't pass a type with a cast to json of its own to a function",
