@@ -18,6 +18,7 @@ use foreshard_tests::ClusterOptions;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio_postgres::SimpleQueryMessage;
+use tokio_postgres::error::SqlState;
 
 use self::copies::{Copies, State, parse_state};
 use self::schema::World;
@@ -92,7 +93,7 @@ async fn run(salt: u64) -> Result<()> {
         shown.invalidated,
         shown.unreadable
     );
-    assert!(shown.overlapping * 50 > shown.transactions, "transactions overlap");
+    assert!(shown.overlapping * 100 > shown.transactions, "transactions overlap");
     assert!(shown.failed * 3 < shown.transactions, "most transactions do something");
     assert!(shown.applied > shown.transactions / 2, "rows are told");
     assert!(shown.invalidated > 0 && shown.kept > shown.transactions);
@@ -198,7 +199,10 @@ async fn execute(origin: &Origin, script: &Script) -> Result<Option<Option<(Lsn,
 
 /// What random statements may well come across.
 fn may_happen(error: &tokio_postgres::Error) -> bool {
-    error.code().is_some_and(|code| ["23", "22", "55", "2B"].contains(&&code.code()[..2]))
+    // A partition may not fit the whole any more, of which a column was retyped.
+    error.code().is_some_and(|code| {
+        ["23", "22", "55", "2B"].contains(&&code.code()[..2]) || *code == SqlState::DATATYPE_MISMATCH
+    })
 }
 
 async fn look(origin: &Origin) -> Result<(Lsn, State)> {
