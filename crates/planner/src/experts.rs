@@ -347,7 +347,7 @@ pub(crate) fn gather(
     x[RHYTHM_INPUTS + 8] = shrunk(hits, risk, x[1], 0.7);
 
     // Seasons.
-    let days_known = ((now - h.first) / 1440).min(56) as u32;
+    let days_known = ((now - h.first) / 1440).clamp(0, 56) as u32;
     let season = seasons(
         h,
         now,

@@ -63,6 +63,24 @@ fn executions_from_the_future_do_not_move_the_clock() {
 }
 
 #[test]
+fn an_execution_a_day_ahead_of_the_clock_is_planned_for() {
+    let mut engine = Engine::new(config()).unwrap();
+    engine.observe(&at("f", "ams1", START));
+    engine.tick(START + 10, 1, None);
+    assert_eq!(engine.observe(&at("g", "ams1", START + 10 + DAY)), Observed::Accepted);
+    let request = WindowRequest {
+        now: (START + 11) * 60,
+        starts_at: (START + 11) * 60,
+        ends_at: (START + 26) * 60,
+        lead: 0,
+        floor: 0.0,
+        max_entries: 50,
+    };
+    let schedules = engine.schedule(&request).unwrap();
+    assert!(schedules[0].entries.iter().any(|e| e.function_id == "g" && (0.0..=1.0).contains(&e.confidence)));
+}
+
+#[test]
 fn duplicates_change_nothing() {
     let calls = seasonal(1, 10, 6);
     let twice: Vec<Call> = calls.iter().flat_map(|c| [c.clone(), c.clone()]).collect();
