@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use foreshard_protocol::{Deltas, InstanceId, KeyChange, WholeReason, Xid};
+use foreshard_protocol::{Deltas, InstanceId, KeyChange, WholeReason};
 
 use crate::agent::renewal::{IN_USE, Renewal};
 use crate::cache::{Cache, Removed};
-use crate::copy::ShardCopy;
+use crate::copy::{Brought, ShardCopy};
 use crate::core::EdgeCore;
 use crate::deltas::{Refused, fits};
 use crate::flights::touches;
@@ -14,30 +14,30 @@ use crate::now::Now;
 use crate::refetch::Worth;
 
 impl EdgeCore {
-    /// Transaction `xid` changed rows of a shard.
-    pub(crate) fn changed(&mut self, now: Now, xid: Xid, shard: &str, change: Arc<KeyChange>) {
-        self.flights.suspect(xid, shard, &change);
+    /// A transaction changed rows of a shard.
+    pub(crate) fn changed(&mut self, now: Now, txn: Brought, shard: &str, change: Arc<KeyChange>) {
+        self.flights.suspect(txn.xid, shard, &change);
         match &*change {
-            KeyChange::Rows(deltas) => self.apply(now, xid, shard, deltas),
-            other => self.invalidate(now, xid, shard, other),
+            KeyChange::Rows(deltas) => self.apply(now, txn, shard, deltas),
+            other => self.invalidate(now, txn, shard, other),
         }
-        self.unpin(xid, shard, &change);
-        self.stream.remember_change(xid, shard, change);
+        self.unpin(txn, shard, &change);
+        self.stream.remember_change(txn.xid, shard, change);
     }
 
-    /// Copies of the shard, and fetches that do not see `xid`, are of another definition.
-    pub(crate) fn redefined(&mut self, now: Now, xid: Xid, shard: &str) {
-        self.changed(now, xid, shard, Arc::new(KeyChange::Whole(WholeReason::Ddl)));
+    /// Copies of the shard, and fetches that do not see the transaction, are of another definition.
+    pub(crate) fn redefined(&mut self, now: Now, txn: Brought, shard: &str) {
+        self.changed(now, txn, shard, Arc::new(KeyChange::Whole(WholeReason::Ddl)));
     }
 
     /// Changes every copy that is touched and that does not already contain the transaction.
-    fn apply(&mut self, now: Now, xid: Xid, shard: &str, deltas: &Deltas) {
+    fn apply(&mut self, now: Now, txn: Brought, shard: &str, deltas: &Deltas) {
         for instance in &deltas.instances {
             let text = InstanceId { shard: shard.to_owned(), key: instance.key.clone() }.to_string();
             for prefetched in [true, false] {
                 let agenda = &self.agenda;
                 let cache = if prefetched { &mut self.prefetch } else { &mut self.reactive };
-                let Some(copy) = cache.peek(&text).filter(|copy| !copy.snapshot.sees(xid)) else { continue };
+                let Some(copy) = cache.peek(&text).filter(|copy| !copy.holds(txn)) else { continue };
                 let (result, removed) =
                     match fits(&copy.layout, deltas) {
                         Ok(()) => cache.apply(&text, &instance.rows, |other| {
@@ -67,11 +67,10 @@ impl EdgeCore {
     }
 
     /// Drops every copy that the change touches and that does not already contain it.
-    fn invalidate(&mut self, now: Now, xid: Xid, shard: &str, change: &KeyChange) {
+    fn invalidate(&mut self, now: Now, txn: Brought, shard: &str, change: &KeyChange) {
         for prefetched in [true, false] {
             let cache = if prefetched { &mut self.prefetch } else { &mut self.reactive };
-            let lacks =
-                |cache: &Cache, text: &str| cache.peek(text).is_some_and(|copy| !copy.snapshot.sees(xid));
+            let lacks = |cache: &Cache, text: &str| cache.peek(text).is_some_and(|copy| !copy.holds(txn));
             let touched: Vec<Arc<str>> = match change.keys() {
                 None => cache.instances_of(shard),
                 Some(keys) => keys
@@ -107,11 +106,11 @@ impl EdgeCore {
     }
 
     /// Copies kept for requests are let go where the change touches them: a fetch brings newer ones.
-    fn unpin(&mut self, xid: Xid, shard: &str, change: &KeyChange) {
+    fn unpin(&mut self, txn: Brought, shard: &str, change: &KeyChange) {
         let stale = |copy: &mut Arc<ShardCopy>| {
             let id = copy.instance.parse::<InstanceId>();
             let touched = id.is_ok_and(|id| id.shard == shard && touches(change, &id));
-            touched && !copy.snapshot.sees(xid)
+            touched && !copy.holds(txn)
         };
         for pending in self.requests.pending.values_mut() {
             for pinned in &mut pending.pinned {

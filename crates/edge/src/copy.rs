@@ -1,7 +1,7 @@
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use foreshard_protocol::{Column, Lsn, Row, RowChange, RowOrder, Snapshot, fingerprint};
+use foreshard_protocol::{Column, Lsn, Row, RowChange, RowOrder, Snapshot, Xid, fingerprint};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::deltas::{Refused, change};
@@ -71,7 +71,28 @@ pub struct Body {
     pub etag: Arc<str>,
 }
 
+/// A transaction that the stream brought, as far as it matters to what holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Brought {
+    pub(crate) xid: Xid,
+    /// Where its commit record ends; zero where only its id is known.
+    pub(crate) ends: Lsn,
+}
+
+impl Brought {
+    /// Whether it is in what was read in `snapshot` before the log came to `settled_at`. The id alone does not tell: an origin that
+    /// was restored to an older state gives ids out again.
+    pub(crate) fn is_in(self, snapshot: &Snapshot, settled_at: Lsn) -> bool {
+        self.ends <= settled_at && snapshot.sees(self.xid)
+    }
+}
+
 impl ShardCopy {
+    /// Whether the copy contained the transaction when it was read.
+    pub(crate) fn holds(&self, txn: Brought) -> bool {
+        txn.is_in(&self.snapshot, self.settled_at)
+    }
+
     /// A copy of `rows`, read in `snapshot` by fetch number `fetch`.
     pub fn new(
         instance: Arc<str>,

@@ -9,7 +9,7 @@ use crate::agenda::Agenda;
 use crate::agent::{Agent, Resources};
 use crate::cache::Cache;
 use crate::config::EdgeConfig;
-use crate::copy::Layout;
+use crate::copy::{Brought, Layout};
 use crate::definitions::Definitions;
 use crate::flights::Flights;
 use crate::now::Now;
@@ -173,16 +173,17 @@ impl EdgeCore {
         self.warm_up(now, Lsn(frame.end_lsn.0 - 1));
         let Frame { xid, commit_lsn, end_lsn, events, .. } = frame;
         self.stream.remember(xid, commit_lsn);
+        let txn = Brought { xid, ends: end_lsn };
         let mut defined = Vec::new();
         for event in events {
             match event {
-                Event::Shard { shard, change } => self.changed(now, xid, &shard, Arc::new(change)),
+                Event::Shard { shard, change } => self.changed(now, txn, &shard, Arc::new(change)),
                 Event::Catalog(change) => {
                     if let CatalogChange::Shard(def) = &change {
                         defined.push(def.name.clone());
                     }
-                    if let Some(shard) = self.definitions.apply(xid, change) {
-                        self.redefined(now, xid, &shard);
+                    if let Some(shard) = self.definitions.apply(txn, change) {
+                        self.redefined(now, txn, &shard);
                     }
                     self.agenda_dirty = true;
                 }
@@ -190,7 +191,7 @@ impl EdgeCore {
                 Event::Unsettled(xids) => {
                     for (xid, shard) in xids.iter().flat_map(|xid| defined.iter().map(|shard| (*xid, shard)))
                     {
-                        self.redefined(now, xid, shard);
+                        self.redefined(now, Brought { xid, ends: Lsn::ZERO }, shard);
                     }
                 }
             }
@@ -279,8 +280,8 @@ impl EdgeCore {
             return;
         };
         self.check_warm();
-        for (xid, shard) in unseen {
-            self.redefined(now, xid, &shard);
+        for (txn, shard) in unseen {
+            self.redefined(now, txn, &shard);
         }
         for schedule in schedules {
             self.schedule(now, schedule);

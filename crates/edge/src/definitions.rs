@@ -1,8 +1,10 @@
 use std::collections::{HashMap, VecDeque};
 
 use foreshard_protocol::{
-    CatalogChange, CatalogSnapshot, FunctionId, Lsn, Mapping, ShardDef, ShardName, Snapshot, Xid,
+    CatalogChange, CatalogSnapshot, FunctionId, Lsn, Mapping, ShardDef, ShardName, Snapshot,
 };
+
+use crate::copy::Brought;
 
 /// The origin's definitions as this edge knows them: loaded once, then kept current by the stream.
 #[derive(Default)]
@@ -11,7 +13,7 @@ pub struct Definitions {
     functions: HashMap<FunctionId, Vec<ShardName>>,
     loaded: Option<Loaded>,
     /// Delivered changes that a load may lack, because the origin does not show them to readers yet.
-    unseen: VecDeque<(Xid, CatalogChange)>,
+    unseen: VecDeque<(Brought, CatalogChange)>,
     unseen_overflowed: bool,
     edge_dropped: bool,
     version: u64,
@@ -58,7 +60,7 @@ impl Definitions {
     /// Takes the definitions as read in one snapshot, then the changes that were delivered and that it lacks. Gives
     /// the shards that these changed, with the transaction that did. `None` if more changes were delivered than were
     /// kept: then nothing is loaded, and the load has to be repeated.
-    pub(crate) fn load(&mut self, catalog: CatalogSnapshot) -> Option<Vec<(Xid, ShardName)>> {
+    pub(crate) fn load(&mut self, catalog: CatalogSnapshot) -> Option<Vec<(Brought, ShardName)>> {
         self.version += 1;
         if self.unseen_overflowed {
             self.unload();
@@ -68,7 +70,7 @@ impl Definitions {
         self.functions = catalog.mappings.into_iter().map(|m| (m.function_id, m.shards)).collect();
         self.loaded = Some(Loaded { snapshot: catalog.snapshot, settled_at: catalog.wal_lsn });
         let unseen = std::mem::take(&mut self.unseen).into_iter();
-        Some(unseen.filter_map(|(xid, change)| Some((xid, self.apply(xid, change)?))).collect())
+        Some(unseen.filter_map(|(txn, change)| Some((txn, self.apply(txn, change)?))).collect())
     }
 
     /// A position at or after everything in the load, if there is one.
@@ -79,7 +81,7 @@ impl Definitions {
     /// A snapshot of the origin arrived. While a load is awaited nothing is forgotten: it may have been read earlier.
     pub(crate) fn seen(&mut self, snapshot: &Snapshot) {
         if self.loaded.is_some() {
-            self.unseen.retain(|(xid, _)| !snapshot.sees(*xid));
+            self.unseen.retain(|(txn, _)| !snapshot.sees(txn.xid));
             self.unseen_overflowed &= !self.unseen.is_empty();
         }
     }
@@ -95,18 +97,18 @@ impl Definitions {
         *self = Definitions { version: self.version + 1, ..Definitions::default() };
     }
 
-    /// Applies a change of transaction `xid`. Returns the shard whose copies are no longer of its definition, if any.
-    pub(crate) fn apply(&mut self, xid: Xid, change: CatalogChange) -> Option<ShardName> {
+    /// Applies a change of a transaction. Returns the shard whose copies are no longer of its definition, if any.
+    pub(crate) fn apply(&mut self, txn: Brought, change: CatalogChange) -> Option<ShardName> {
         self.version += 1;
         if change == CatalogChange::EdgeDropped {
             self.edge_dropped = true;
             return None;
         }
-        if self.loaded.as_ref().is_some_and(|loaded| loaded.snapshot.sees(xid)) {
+        if self.loaded.as_ref().is_some_and(|loaded| txn.is_in(&loaded.snapshot, loaded.settled_at)) {
             return None;
         }
         if self.unseen.len() < MAX_UNSEEN {
-            self.unseen.push_back((xid, change.clone()));
+            self.unseen.push_back((txn, change.clone()));
         } else {
             self.unseen_overflowed = true;
         }
@@ -178,6 +180,10 @@ mod tests {
         Mapping { function_id: function.into(), shards: shards.iter().map(|s| (*s).into()).collect() }
     }
 
+    fn txn(xid: u64) -> Brought {
+        Brought { xid, ends: Lsn::ZERO }
+    }
+
     fn loaded(snapshot: &str) -> Definitions {
         let mut definitions = Definitions::default();
         definitions.load(catalog(snapshot));
@@ -198,20 +204,24 @@ mod tests {
     #[test]
     fn a_change_is_applied_exactly_when_the_snapshot_lacks_it() {
         let mut definitions = loaded("10:10:");
-        definitions.apply(9, CatalogChange::FunctionUnmapped("f".into()));
+        definitions.apply(txn(9), CatalogChange::FunctionUnmapped("f".into()));
         assert!(definitions.shards_of("f").is_some(), "already in the snapshot");
-        definitions.apply(10, CatalogChange::FunctionUnmapped("f".into()));
+        definitions.apply(txn(10), CatalogChange::FunctionUnmapped("f".into()));
         assert_eq!(definitions.function_shard("f", "a"), FunctionShard::UnknownFunction);
     }
 
     #[test]
     fn changes_before_the_load_wait_for_it() {
         let mut definitions = Definitions::default();
-        definitions.apply(9, CatalogChange::FunctionUnmapped("f".into()));
-        definitions.apply(10, CatalogChange::FunctionUnmapped("g".into()));
+        definitions.apply(txn(9), CatalogChange::FunctionUnmapped("f".into()));
+        definitions.apply(txn(10), CatalogChange::FunctionUnmapped("g".into()));
         assert!(!definitions.ready());
-        definitions.apply(11, CatalogChange::Shard(def("a", 2)));
-        assert_eq!(definitions.load(catalog("10:10:")), Some(vec![(11, "a".into())]), "not seen by the load");
+        definitions.apply(txn(11), CatalogChange::Shard(def("a", 2)));
+        assert_eq!(
+            definitions.load(catalog("10:10:")),
+            Some(vec![(txn(11), "a".into())]),
+            "not seen by the load"
+        );
         assert!(definitions.shards_of("f").is_some());
         assert!(definitions.shards_of("g").is_none());
     }
@@ -220,7 +230,7 @@ mod tests {
     fn a_reload_keeps_what_it_does_not_see() {
         let mut definitions = loaded("10:10:");
         for (xid, function) in [(10, "f"), (11, "g")] {
-            definitions.apply(xid, CatalogChange::FunctionUnmapped(function.into()));
+            definitions.apply(txn(xid), CatalogChange::FunctionUnmapped(function.into()));
         }
         definitions.seen(&"11:11:".parse().unwrap());
         definitions.reload();
@@ -232,9 +242,9 @@ mod tests {
     #[test]
     fn redefinition_and_drop_name_the_shard() {
         let mut definitions = loaded("10:10:");
-        assert_eq!(definitions.apply(11, CatalogChange::Shard(def("a", 1))), None, "identical");
-        assert_eq!(definitions.apply(12, CatalogChange::Shard(def("a", 2))), Some("a".into()));
-        assert_eq!(definitions.apply(13, CatalogChange::ShardDropped("a".into())), Some("a".into()));
+        assert_eq!(definitions.apply(txn(11), CatalogChange::Shard(def("a", 1))), None, "identical");
+        assert_eq!(definitions.apply(txn(12), CatalogChange::Shard(def("a", 2))), Some("a".into()));
+        assert_eq!(definitions.apply(txn(13), CatalogChange::ShardDropped("a".into())), Some("a".into()));
         assert_eq!(definitions.function_shard("f", "a"), FunctionShard::UnknownFunction);
         assert_eq!(definitions.function_shard("g", "a"), FunctionShard::UnknownShard);
     }
@@ -243,7 +253,7 @@ mod tests {
     fn access_follows_the_mapping() {
         let mut definitions = loaded("10:10:");
         assert_eq!(definitions.function_shard("f", "b"), FunctionShard::NotMapped);
-        definitions.apply(11, CatalogChange::Function(mapping("f", &["b"])));
+        definitions.apply(txn(11), CatalogChange::Function(mapping("f", &["b"])));
         assert!(matches!(definitions.function_shard("f", "b"), FunctionShard::Mapped(_)));
         assert_eq!(definitions.function_shard("f", "a"), FunctionShard::NotMapped);
     }
