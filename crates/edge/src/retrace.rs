@@ -11,6 +11,8 @@ use foreshard_protocol::{Delivered, Frame, Lsn, Witness};
 #[derive(Debug)]
 pub(crate) struct Retrace {
     witness: Witness,
+    /// Where the stream goes on.
+    start: Lsn,
     /// Where the stream had come to.
     until: Lsn,
     /// The last transaction does come again.
@@ -22,7 +24,12 @@ impl Retrace {
     pub(crate) fn new(witness: Witness, start: Lsn, until: Lsn) -> Option<Self> {
         let awaited = witness.last.is_some_and(|last| last.commit_lsn >= start);
         let told = witness.last.is_some() || start >= witness.since;
-        told.then_some(Retrace { witness, until, awaited })
+        told.then_some(Retrace { witness, start, until, awaited })
+    }
+
+    /// No more may be acknowledged before it is over: of another past, nothing is known of what lies between.
+    pub(crate) fn start(&self) -> Lsn {
+        self.start
     }
 
     pub(crate) fn until(&self) -> Lsn {

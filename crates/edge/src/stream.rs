@@ -79,7 +79,8 @@ impl Stream {
     pub(crate) fn acknowledged(&self) -> Lsn {
         let merged = self.merged.as_ref().map(|merged| merged.first);
         let first = self.unconfirmed.keys().next().copied();
-        merged.into_iter().chain(first).fold(self.position, Lsn::min)
+        let retraced = self.retrace.as_ref().map(Retrace::start);
+        merged.into_iter().chain(first).chain(retraced).fold(self.position, Lsn::min)
     }
 
     /// The latest moment for which the stream is known to hold all that had committed by then.
