@@ -17,7 +17,7 @@ export PATH := $(PATH):$(TOOLS)/bin
 CARGO ?= cargo
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help setup build install package check licences advisories test soak demo bench clean
+.PHONY: help setup build install package packaged check licences advisories test soak demo bench clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -38,6 +38,9 @@ else
 	for major in 15 16 18; do $(CARGO) xtask package extension --pg-config $$(scripts/setup.sh postgres $$major) || exit; done
 endif
 	$(CARGO) xtask package sidecar
+
+packaged: package ## installs, uses and purges these packages on a Debian made for it; needs root, debootstrap and a mirror
+	@scripts/test-packages.sh
 
 check: setup ## formatting, lints, documentation, licences
 	$(CARGO) fmt --all --check
