@@ -18,6 +18,9 @@ pub(super) const REFRESH_OVERHEAD: f64 = 0.05;
 /// Longest step at which a residency of ten minutes can be replayed.
 const LONGEST_STEP: i64 = 5;
 const CURVE_POINTS: usize = 60;
+/// What is prefetched first is what is probable within the residency, and sooner rather than later: the shorter horizon
+/// (minutes) that tells, and its weight.
+const SOONER: (u32, f32) = (5, 0.3);
 
 /// Scores of one horizon.
 #[derive(Debug, Serialize)]
@@ -116,21 +119,23 @@ fn of_method(trace: &Trace, plan: &Plan, method: &Method) -> Measures {
     };
     let calls = trace.calls();
     let resident = at(RESIDENCY as u32).filter(|_| plan.step <= LONGEST_STEP);
+    let known = trace.span().1;
     let cache = resident.map(|grid| {
+        let urgency = at(SOONER.0).map(|sooner| grid.urgency(sooner, SOONER.1));
         let replay = |threshold| {
-            let r = reside(grid, calls, threshold);
+            let r = reside(urgency.as_ref().unwrap_or(grid), calls, known, threshold);
             (r.overhead(), r.removed())
         };
         Gains {
             removed: OVERHEADS.map(|target| removed_at(target, replay)),
-            savings: COST_RATIOS.map(|ratio| reside(grid, calls, ratio as f32).savings(ratio)),
+            savings: COST_RATIOS.map(|ratio| reside(grid, calls, known, ratio as f32).savings(ratio)),
             curve: curve(CURVE_POINTS, replay),
         }
     });
     let after_change = STALE_EVERY.into_iter().filter_map(|every| {
         let grid = at(every).filter(|_| plan.step <= LONGEST_STEP)?;
         let replay = |threshold| {
-            let r = refresh(grid, calls, trace.span().1, i64::from(every), threshold);
+            let r = refresh(grid, calls, known, i64::from(every), threshold);
             (r.overhead(), r.removed())
         };
         let removed = removed_at(REFRESH_OVERHEAD, replay);

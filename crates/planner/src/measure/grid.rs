@@ -61,6 +61,15 @@ impl Grid {
             .map(|(i, &p)| (self.first + i as i64 * self.step, p))
     }
 
+    /// How soon what `self` expects will be of use: the probabilities of `self` and of a shorter horizon, for the same pairs
+    /// and decisions, in a weighted geometric mean. `share` (0..=1) is the weight of the shorter one.
+    ///
+    /// Of what is equally probable within the long horizon, the call that comes first ranks first: it can't be fetched later.
+    pub fn urgency(&self, sooner: &Grid, share: f32) -> Grid {
+        let blend = |(&p, &q): (&f32, &f32)| p.powf(1.0 - share) * q.powf(share);
+        Grid { p: self.p.iter().zip(&sooner.p).map(blend).collect(), ..*self }
+    }
+
     /// What was said at the decision in this column, if the pair was known.
     pub(super) fn at(&self, pair: usize, column: usize) -> Option<f32> {
         self.p.get(pair * self.decisions + column).copied().filter(|p| !p.is_nan())
@@ -82,6 +91,20 @@ mod tests {
         assert_eq!(g.row(1).collect::<Vec<_>>(), [(105, 0.5)]);
         assert_eq!(g.row(0).count(), 0);
         assert_eq!((g.at(1, 1), g.at(0, 0)), (Some(0.5), None));
+    }
+
+    #[test]
+    fn what_comes_sooner_is_more_urgent() {
+        let (mut ten, mut five) = (Grid::new(3, 0, 1, 1), Grid::new(3, 0, 1, 1));
+        for (pair, p, q) in [(0, 0.5, 0.4), (1, 0.5, 0.1)] {
+            ten.set(pair, 1, p);
+            five.set(pair, 1, q);
+        }
+        let urgency = ten.urgency(&five, 0.5);
+        let at = |pair| urgency.at(pair, 1).unwrap();
+        assert!(at(0) > 2.0 * at(1) * 0.99 && at(0) < 0.5 && at(1) > 0.1, "{} {}", at(0), at(1));
+        assert_eq!((urgency.at(2, 1), urgency.span()), (None, ten.span()));
+        assert_eq!(ten.urgency(&five, 0.0).at(1, 1), Some(0.5));
     }
 
     #[test]

@@ -38,14 +38,16 @@ impl Residency {
     }
 }
 
-/// Replays every pair: at each decision, what is not held and at least `threshold` probable is prefetched.
+/// Replays every pair: at each decision, what is not held and at least `threshold` probable (or urgent) is prefetched.
 ///
-/// `calls[pair]` are its minutes with a call, ascending. Misses count from the first decision on, up to a step after the
-/// last one.
-pub fn reside(grid: &Grid, calls: &[Vec<i64>], threshold: f32) -> Residency {
+/// `calls[pair]` are its minutes with a call, ascending, known up to and including `known`. Misses count from the first decision
+/// on, up to a step after the last one that is [`RESIDENCY`] minutes or more before `known`: of what is prefetched later, it isn't
+/// known whether it was in vain.
+pub fn reside(grid: &Grid, calls: &[Vec<i64>], known: i64, threshold: f32) -> Residency {
     let mut sum = Residency::default();
     let Some((first, last)) = grid.span() else { return sum };
-    let end = last + grid.step();
+    let ripe = (known - RESIDENCY - first).div_euclid(grid.step());
+    let end = last.min(first + ripe * grid.step()) + grid.step();
     for (pair, calls) in calls.iter().enumerate().take(grid.pairs()) {
         let mut next = calls.partition_point(|&m| m <= first);
         // The last minute through which a copy is held, with and without prefetching.
@@ -80,6 +82,8 @@ pub fn reside(grid: &Grid, calls: &[Vec<i64>], threshold: f32) -> Residency {
             minute = until;
             column += 1;
         }
+        // What is still held unused may yet be called.
+        sum.used += u64::from(unused && calls.get(next).is_some_and(|&m| m <= held));
     }
     sum
 }
@@ -95,7 +99,7 @@ mod tests {
         for m in 100..=900 {
             grid.set(0, m, if m % 20 == 19 { sure } else { otherwise });
         }
-        reside(&grid, &[calls], threshold)
+        reside(&grid, &[calls], 910, threshold)
     }
 
     #[test]
@@ -125,8 +129,22 @@ mod tests {
     fn a_prefetch_that_comes_too_early_is_waste() {
         let mut grid = Grid::new(1, 0, 1, 40);
         grid.set(0, 5, 1.0);
-        let r = reside(&grid, &[vec![30]], 0.5);
+        let r = reside(&grid, &[vec![30]], 50, 0.5);
         assert_eq!((r.misses, r.missed, r.prefetched, r.used), (1, 1, 1, 0));
         assert!((r.overhead() - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_is_prefetched_at_the_end_is_judged_by_what_came_of_it() {
+        let mut grid = Grid::new(2, 0, 1, 40);
+        (0..2).for_each(|pair| grid.set(pair, 30, 1.0));
+        (0..2).for_each(|pair| grid.set(pair, 31, 1.0));
+        let calls = [vec![38], vec![]];
+        let r = |known| reside(&grid, &calls, known, 0.5);
+        // At minute 30 both are prefetched. One is called, after the last miss that counts.
+        assert_eq!(r(40), Residency { misses: 0, prefetched: 2, used: 1, missed: 0 });
+        assert_eq!(r(39), Residency::default(), "what came of it is not known yet");
+        assert_eq!(r(60), Residency { misses: 1, prefetched: 2, used: 1, missed: 0 });
+        assert_eq!(r(-5), Residency::default());
     }
 }

@@ -5,7 +5,7 @@ use crate::numeric::sigmoid;
 /// One threshold of a replay.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Point {
-    /// From which probability on it acts.
+    /// From which probability (or urgency) on it acts.
     pub threshold: f32,
     /// Wasted bytes over the bytes that misses move without acting.
     pub overhead: f64,

@@ -90,7 +90,7 @@ fn gains(report: &Report) -> String {
         y_range: UNIT,
         diagonal: false,
         lines,
-        caption: "A cache that keeps a copy for ten minutes prefetches what is more probable than a threshold; each point is one threshold.",
+        caption: "A cache that keeps a copy for ten minutes prefetches what is more probable to be called in them, and more so the sooner, than a threshold; each point is one threshold.",
     };
     format!(
         "<h2>What a cache gains</h2><div class=\"plots\">{}<figure>{}</figure></div>",
