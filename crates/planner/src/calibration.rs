@@ -14,12 +14,10 @@ pub(crate) struct Calibration {
 
 /// Evidence limit of a cell: how fast the map follows a change.
 const LIMIT: f32 = 900.0;
-/// Evidence that the identity counts for at the start.
-const PRIOR: f32 = 30.0;
-
 impl Calibration {
-    pub(crate) fn new(contexts: usize) -> Self {
-        let mut identity = [(0.0, PRIOR); BUCKETS];
+    /// `prior` is the evidence that the identity counts for at the start.
+    pub(crate) fn new(contexts: usize, prior: f32) -> Self {
+        let mut identity = [(0.0, prior); BUCKETS];
         for (i, cell) in identity.iter_mut().enumerate() {
             cell.0 = sigmoid((i as f32 / (BUCKETS - 1) as f32 * 2.0 - 1.0) * MAX_LOGIT);
         }
@@ -65,7 +63,7 @@ mod tests {
 
     #[test]
     fn starts_as_the_identity() {
-        let c = Calibration::new(1);
+        let c = Calibration::new(1, 30.0);
         for x in [-8.0, -2.0, 0.0, 1.0, 6.0] {
             assert!((c.predict(x, 0) - sigmoid(x)).abs() < 0.01, "at {x}");
         }
@@ -73,7 +71,7 @@ mod tests {
 
     #[test]
     fn corrects_an_overconfident_logit() {
-        let mut c = Calibration::new(2);
+        let mut c = Calibration::new(2, 30.0);
         for i in 0..5000 {
             c.learn(2.0, 1, i % 4 == 0);
         }

@@ -45,6 +45,8 @@ pub enum Part {
     Archetypes,
     /// What pairs of traits say beyond the mixture.
     Refinement,
+    /// What was said a few ticks before, and what longer horizons say. A part of the refinement.
+    Recall,
     /// The adaptive probability map.
     Calibration,
     /// The drift guard.

@@ -7,11 +7,12 @@ use borsh::{BorshDeserialize, BorshSerialize};
 
 use crate::archetypes::Archetypes;
 use crate::config::{ConfigError, EngineConfig, Horizon, Part};
-use crate::experts::Surroundings;
+use crate::experts::{Evidence, Surroundings};
 use crate::minutes::SPAN;
-use crate::model::Model;
+use crate::model::{Assessed, Model};
 use crate::registry::{Pair, Registry};
 use crate::season_experts::season_hits;
+use crate::turns::{Turn, turns};
 
 /// Invocations of one function at one edge within one minute.
 #[derive(Clone, Copy, Debug)]
@@ -98,6 +99,8 @@ pub struct Engine {
     config: EngineConfig,
     pub(crate) registry: Registry,
     pub(crate) models: Vec<Model>,
+    /// In which order models are asked.
+    turns: Vec<Turn>,
     archetypes: Archetypes,
     clock: Option<i64>,
     started: i64,
@@ -115,6 +118,7 @@ impl Engine {
         Ok(Engine {
             registry: Registry::new(config.max_histories, config.max_edges, config.max_keys),
             models: config.horizons.iter().map(|&h| Model::new(h, &config.without)).collect(),
+            turns: turns(&config),
             archetypes: Archetypes::default(),
             clock: None,
             started: 0,
@@ -152,12 +156,12 @@ impl Engine {
     /// Memory taken by the histories and by predictions that wait for their outcome, bytes.
     pub fn bytes(&self) -> usize {
         let histories: usize = self.registry.pairs.iter().map(Pair::bytes).sum();
-        histories + self.models.iter().map(Model::waiting_bytes).sum::<usize>()
+        histories + self.models.iter().map(Model::said_bytes).sum::<usize>()
     }
 
     /// As [`Engine::bytes`], were only the first so many horizons predicted.
     pub fn bytes_with(&self, horizons: usize) -> usize {
-        let further: usize = self.models.iter().skip(horizons).map(Model::waiting_bytes).sum();
+        let further: usize = self.models.iter().skip(horizons).map(Model::said_bytes).sum();
         self.bytes() - further
     }
 
@@ -296,13 +300,14 @@ impl Engine {
         match self.clock {
             _ if !(-FAR..=FAR).contains(&now) => return,
             Some(c) if now <= c => return,
-            Some(c) if now - c > JUMP => self.models.iter_mut().for_each(Model::forget_waiting),
+            Some(c) if now - c > JUMP => self.models.iter_mut().for_each(Model::forget_said),
             _ => {}
         }
         self.clock = Some(now);
         self.ticks += 1;
         self.sort_into_archetypes(now);
-        let (registry, models) = (&self.registry, &mut self.models);
+        let at = now.div_euclid(i64::from(self.config.tick_minutes));
+        let (registry, models, turns) = (&self.registry, &mut self.models, &self.turns);
         let outcome = |slot: u32, generation: u32, after: i64, until: i64| {
             let pair = registry.pairs.get(slot as usize).filter(|p| p.generation == generation)?;
             Some((pair.history.minutes.any(after, until), pair.edge))
@@ -312,21 +317,25 @@ impl Engine {
         for (i, pair) in registry.pairs.iter().enumerate() {
             let asleep = asleep(pair, now);
             let key = pair.instance.is_some();
-            let turn = self.ticks + i as i64;
-            for ((m, p), hazard) in models.iter_mut().zip(&mut p).zip(&mut hazard) {
-                // About three predictions per horizon are learned from: their outcomes overlap anyway.
-                let stride = (i64::from(m.horizon.length()) / 3 / i64::from(self.config.tick_minutes)).max(1);
-                let learn = !asleep && turn % (stride * every) == 0;
-                (*p, *hazard) = (ASLEEP, ASLEEP);
+            let place = self.ticks + i as i64;
+            p.fill(ASLEEP);
+            hazard.fill(ASLEEP);
+            for turn in turns {
+                let m = &models[turn.model];
+                let learn = !asleep && place % (turn.stride * every) == 0;
                 if asleep || !(learn || (sink.is_some() && !key)) {
                     continue;
                 }
                 let around = surroundings(registry, pair, now, m.horizon, m.heat.of(pair.edge));
                 let evidence = m.gather(&pair.history, now, &around);
-                *p = m.predict(&evidence);
-                *hazard = evidence.hazard();
+                let said = m.assess(&evidence, turn.recalled(models, i as u32, pair.generation, at));
+                (p[turn.model], hazard[turn.model]) = (said.p, evidence.hazard());
+                let m = &mut models[turn.model];
+                if turn.heard {
+                    m.note(i as u32, pair.generation, at, &said);
+                }
                 if learn {
-                    m.await_outcome(now, i as u32, pair.generation, &evidence);
+                    m.await_outcome(now, i as u32, pair.generation, &evidence, &said);
                 }
             }
             if let Some(sink) = sink.as_mut().filter(|_| !key) {
@@ -376,7 +385,16 @@ impl Engine {
         }
         let m = &self.models[horizon];
         let around = surroundings(&self.registry, pair, now, m.horizon, m.heat.of(pair.edge));
-        m.predict(&m.gather(&pair.history, now, &around))
+        self.assess(pair, horizon, &m.gather(&pair.history, now, &around)).p
+    }
+
+    /// What the model at this place of the list makes of the evidence, at the clock.
+    pub(crate) fn assess(&self, pair: &Pair, horizon: usize, evidence: &Evidence) -> Assessed {
+        let turn = self.turns.iter().find(|t| t.model == horizon);
+        let slot = self.registry.slot(pair);
+        let at = self.clock.unwrap_or(0).div_euclid(i64::from(self.config.tick_minutes));
+        let recalled = turn.zip(slot).map(|(t, slot)| t.recalled(&self.models, slot, pair.generation, at));
+        self.models[horizon].assess(evidence, recalled.unwrap_or_default())
     }
 }
 

@@ -108,6 +108,9 @@ pub(crate) const CONTEXT_SIZES: [usize; crate::mixer::SETS] = [
     (KINDS + 1) * 12,
 ];
 
+/// The set whose context is how well a history repeats, what its best lag says, and how long it has been idle.
+pub(crate) const REPEATING: usize = 9;
+
 /// The weights that mixing starts with: the hazard and the pooled tables, as one would guess.
 pub(crate) fn starting_weights() -> Inputs {
     let mut w = [0.0; INPUTS];
@@ -150,7 +153,7 @@ pub(crate) fn inputs_of(part: Part) -> Vec<usize> {
         Part::Siblings => (vec![OTHER_INPUTS + 1, OTHER_INPUTS + 10], &[6]),
         Part::Clocks => ((CLOCK_INPUTS..CLOCK_INPUTS + MIXED_CLOCKS.len()).collect(), &[]),
         Part::Archetypes => (Vec::new(), &[14, 15]),
-        Part::Calibration | Part::Guard | Part::Refinement => (Vec::new(), &[]),
+        Part::Calibration | Part::Guard | Part::Refinement | Part::Recall => (Vec::new(), &[]),
     };
     inputs.into_iter().chain(tables.iter().map(|t| TABLE_INPUTS + t)).collect()
 }

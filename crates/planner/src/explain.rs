@@ -146,7 +146,7 @@ impl Engine {
             period: (h.rhythm[0].lag > 0).then_some((h.rhythm[0].lag, f64::from(h.rhythm[0].score))),
             archetypes: h.kinds.shares().map(|(k, share)| (k, f64::from(share))).collect(),
             horizon,
-            horizon_probability: f64::from(model.predict(&evidence)),
+            horizon_probability: f64::from(self.assess(pair, window.nearest(), &evidence).p),
             fallen_back,
             experts: contributions(&parts, &evidence.inputs),
             announced_by: self.announcements(pair, now, horizon),

@@ -41,6 +41,7 @@ mod mixer;
 mod model;
 mod numeric;
 mod quality;
+mod recall;
 mod refinement;
 mod registry;
 mod residues;
@@ -52,6 +53,7 @@ mod seasons;
 mod state;
 mod tables;
 mod transitions;
+mod turns;
 mod window;
 
 pub use associations::{Associations, Expected};

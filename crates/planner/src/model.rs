@@ -8,21 +8,26 @@ use borsh::{BorshDeserialize, BorshSerialize};
 use crate::calibration::Calibration;
 use crate::config::{Horizon, Part};
 use crate::experts::{
-    CONTEXT_SIZES, Evidence, HAZARD_INPUT, IDLE_CONTEXTS, SEASONAL_INPUT, Surroundings, TABLES, Tables,
-    gather, inputs_of, starting_weights,
+    CONTEXT_SIZES, Evidence, HAZARD_INPUT, IDLE_CONTEXTS, REPEATING, SEASONAL_INPUT, Surroundings, TABLES,
+    Tables, gather, inputs_of, starting_weights,
 };
 use crate::guard::Guard;
 use crate::heat::Heat;
 use crate::history::History;
 use crate::mixer::{Contexts, INPUTS, Inputs, Mixed, Mixer, SETS};
 use crate::numeric::sigmoid;
-use crate::refinement::{Refinement, Traits, without_clocks};
+use crate::recall::{Recall, Recalled};
+use crate::refinement::{Refinement, Traits, with_recalled, without_clocks};
 use crate::state::sound;
 
 /// Logits are remembered in 1/`SCALE` steps until their outcome is known: a quarter of the memory, and no visible loss.
 const SCALE: f32 = 14.0;
 /// The same for the outputs of the mixer's first layer, which the second learns from.
 const HIDDEN_SCALE: f32 = 3000.0;
+
+/// Evidence that the identity counts for at the start, in the map by idle time and in that of many contexts.
+const PRIOR: f32 = 30.0;
+const PRIOR_REPEATING: f32 = 120.0;
 
 /// A prediction that waits for its outcome.
 #[derive(Clone, Debug)]
@@ -41,6 +46,17 @@ struct Waiting {
     idle_context: u8,
 }
 
+/// What the model makes of the evidence.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Assessed {
+    mixed: Mixed,
+    traits: Option<Traits>,
+    /// The refined logit.
+    logit: f32,
+    /// Calibrated probability.
+    pub(crate) p: f32,
+}
+
 /// Learns and predicts for one horizon.
 #[derive(Clone, Debug)]
 pub(crate) struct Model {
@@ -52,8 +68,13 @@ pub(crate) struct Model {
     mixer: Mixer,
     refinement: Refinement,
     refine: bool,
+    recalls: bool,
+    repeats: bool,
     clocks: bool,
+    /// By idle time.
     calibration: Calibration,
+    /// By how well the history repeats; after a pause only.
+    repeating: Calibration,
     calibrate: bool,
     linked: bool,
     related: bool,
@@ -62,6 +83,7 @@ pub(crate) struct Model {
     silent: Vec<usize>,
     guard: Guard,
     pub(crate) heat: Heat,
+    recall: Recall,
     waiting: VecDeque<Waiting>,
 }
 
@@ -76,7 +98,10 @@ impl Model {
             refinement: Refinement::new(horizon.length()),
             clocks: !without.contains(&Part::Clocks),
             refine: !without.contains(&Part::Refinement),
-            calibration: Calibration::new(IDLE_CONTEXTS),
+            recalls: !without.contains(&Part::Recall),
+            repeats: !without.contains(&Part::Phases),
+            calibration: Calibration::new(IDLE_CONTEXTS, PRIOR),
+            repeating: Calibration::new(CONTEXT_SIZES[REPEATING], PRIOR_REPEATING),
             calibrate: !without.contains(&Part::Calibration),
             linked: !without.contains(&Part::Transitions),
             related: !without.contains(&Part::Siblings),
@@ -84,6 +109,7 @@ impl Model {
             silent: without.iter().flat_map(|&part| inputs_of(part)).collect(),
             guard: Guard::default(),
             heat: Heat::default(),
+            recall: Recall::default(),
             waiting: VecDeque::new(),
         }
     }
@@ -104,14 +130,29 @@ impl Model {
         evidence
     }
 
-    /// Calibrated probability for the evidence.
-    pub(crate) fn predict(&self, e: &Evidence) -> f32 {
-        if self.guarded && self.guard.fallen_back() {
-            return sigmoid(e.inputs[HAZARD_INPUT]);
-        }
+    /// Weighs the evidence. `recalled` is what the model that this one listens to said.
+    pub(crate) fn assess(&self, e: &Evidence, recalled: Recalled) -> Assessed {
         let mixed = self.mixer.predict(&e.inputs, &e.contexts, e.idle_context as usize);
-        let logit = self.refined(mixed.logit, e.traits.as_ref());
-        if self.calibrate { self.calibration.predict(logit, e.idle_context as usize) } else { sigmoid(logit) }
+        let recalled = if self.recalls { recalled } else { Recalled::default() };
+        let traits = e.traits.map(|t| with_recalled(t, mixed.logit, recalled));
+        let logit = self.refined(mixed.logit, traits.as_ref());
+        let p = if self.guarded && self.guard.fallen_back() {
+            sigmoid(e.inputs[HAZARD_INPUT])
+        } else if self.calibrate {
+            self.calibrated(logit, &e.contexts, e.idle_context, e.traits.is_some())
+        } else {
+            sigmoid(logit)
+        };
+        Assessed { mixed, traits, logit, p }
+    }
+
+    /// After a pause the mean of both maps, else that by idle time.
+    fn calibrated(&self, logit: f32, contexts: &Contexts, idle_context: u8, paused: bool) -> f32 {
+        let by_idle = self.calibration.predict(logit, idle_context as usize);
+        if !paused || !self.repeats {
+            return by_idle;
+        }
+        (by_idle + self.repeating.predict(logit, contexts[REPEATING] as usize)) / 2.0
     }
 
     fn refined(&self, mixed: f32, traits: Option<&Traits>) -> f32 {
@@ -125,22 +166,38 @@ impl Model {
         (parts, self.guarded && self.guard.fallen_back())
     }
 
-    /// Remembers the evidence until its outcome is known.
-    pub(crate) fn await_outcome(&mut self, minute: i64, pair: u32, generation: u32, e: &Evidence) {
-        let mixed = self.mixer.predict(&e.inputs, &e.contexts, e.idle_context as usize);
+    /// Remembers the evidence, and what was made of it, until its outcome is known.
+    pub(crate) fn await_outcome(
+        &mut self,
+        minute: i64,
+        pair: u32,
+        generation: u32,
+        e: &Evidence,
+        said: &Assessed,
+    ) {
         self.waiting.push_back(Waiting {
             minute,
             pair,
             generation,
             inputs: e.inputs.map(|x| (x * SCALE).round() as i8),
             contexts: e.contexts,
-            hidden: mixed.hidden.map(|x| (x * HIDDEN_SCALE) as i16),
-            mixed: mixed.logit,
-            traits: e.traits,
-            logit: self.refined(mixed.logit, e.traits.as_ref()),
+            hidden: said.mixed.hidden.map(|x| (x * HIDDEN_SCALE) as i16),
+            mixed: said.mixed.logit,
+            traits: said.traits,
+            logit: said.logit,
             cells: e.cells,
             idle_context: e.idle_context,
         });
+    }
+
+    /// Notes what was said at a tick, for [`Model::recall`].
+    pub(crate) fn note(&mut self, slot: u32, generation: u32, tick: i64, said: &Assessed) {
+        self.recall.note(slot, generation, tick, said.logit);
+    }
+
+    /// What was said about a history at this tick and some before it.
+    pub(crate) fn recall(&self, slot: u32, generation: u32, tick: i64) -> Recalled {
+        self.recall.at(slot, generation, tick)
     }
 
     /// Learns from every remembered prediction whose horizon has passed at the end of minute `known`. `outcome(pair,
@@ -160,9 +217,13 @@ impl Model {
             if let Some(traits) = w.traits.filter(|_| self.refine) {
                 self.refinement.learn(w.mixed, &traits, y);
             }
-            let emitted = self.calibration.predict(w.logit, w.idle_context as usize);
+            let emitted = self.calibrated(w.logit, &w.contexts, w.idle_context, w.traits.is_some());
             self.guard.learn(emitted, sigmoid(x[HAZARD_INPUT]), y);
             self.calibration.learn(w.logit, w.idle_context as usize, y);
+            if w.traits.is_some() {
+                self.repeating.learn(w.logit, w.contexts[REPEATING] as usize, y);
+            }
+
             self.heat.add(edge, y, sigmoid(x[SEASONAL_INPUT]));
             self.tables.learn(&w.cells, y);
             self.base_n = (self.base_n + 1.0).min(20_000.0);
@@ -175,7 +236,7 @@ impl Model {
         (self.base, self.base_n, &self.tables).serialize(out)?;
         self.mixer.put(out)?;
         self.refinement.put(out)?;
-        (&self.calibration, self.guard, &self.heat).serialize(out)
+        (&self.calibration, &self.repeating, self.guard, &self.heat, &self.recall).serialize(out)
     }
 
     /// Takes over what another model of the same horizon had learned.
@@ -183,18 +244,21 @@ impl Model {
         (self.base, self.base_n, self.tables) = BorshDeserialize::deserialize_reader(from)?;
         self.mixer.take(from)?;
         self.refinement.take(from)?;
-        (self.calibration, self.guard, self.heat) = BorshDeserialize::deserialize_reader(from)?;
-        sound(self.calibration.contexts() == IDLE_CONTEXTS)
+        (self.calibration, self.repeating, self.guard, self.heat, self.recall) =
+            BorshDeserialize::deserialize_reader(from)?;
+        let repeating = self.repeating.contexts() == CONTEXT_SIZES[REPEATING];
+        sound(self.calibration.contexts() == IDLE_CONTEXTS && repeating)
     }
 
-    /// Memory taken by predictions whose outcome is open.
-    pub(crate) fn waiting_bytes(&self) -> usize {
-        self.waiting.len() * size_of::<Waiting>()
+    /// Memory taken by what was said: predictions whose outcome is open, and those that are recalled.
+    pub(crate) fn said_bytes(&self) -> usize {
+        self.waiting.len() * size_of::<Waiting>() + self.recall.bytes()
     }
 
-    /// Drops everything that waits, for a jump of the clock.
-    pub(crate) fn forget_waiting(&mut self) {
+    /// Drops everything that was said, for a jump of the clock.
+    pub(crate) fn forget_said(&mut self) {
         self.waiting.clear();
+        self.recall.clear();
     }
 }
 
@@ -217,9 +281,10 @@ mod tests {
             let evidence =
                 Evidence { inputs, contexts: [0; SETS], cells: [0; TABLES], idle_context: 0, traits: None };
             if minute >= broken {
-                sum += (model.predict(&evidence) - f32::from(u8::from(y))).powi(2);
+                sum += (model.assess(&evidence, Recalled::default()).p - f32::from(u8::from(y))).powi(2);
             }
-            model.await_outcome(minute, 0, 0, &evidence);
+            let said = model.assess(&evidence, Recalled::default());
+            model.await_outcome(minute, 0, 0, &evidence, &said);
             model.settle(minute + 1, |_, _, _, _| Some((y, 0)));
         }
         sum / (end - broken) as f32

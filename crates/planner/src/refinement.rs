@@ -10,6 +10,7 @@ use std::io::{self, Read, Write};
 use borsh::{BorshDeserialize, BorshSerialize};
 
 use crate::numeric::{MAX_LOGIT, sigmoid};
+use crate::recall::Recalled;
 use crate::residues::CLOCKS;
 use crate::state::sound;
 
@@ -38,11 +39,24 @@ pub(crate) enum Trait {
     Mean,
     Hour,
     FourHours,
+    /// By how much what a longer horizon (or else another) said, now and one and four ticks ago, exceeds the mixed logit.
+    Longer,
+    LongerBefore,
+    LongerEarlier,
     Clock,
 }
 
 /// The steps of all traits, [`Trait::Mixed`] unset.
 pub(crate) type Traits = [u8; TRAITS];
+
+/// With what a longer horizon said at several ticks, against the mixed logit.
+pub(crate) fn with_recalled(mut traits: Traits, mixed: f32, recalled: Recalled) -> Traits {
+    for (step, said) in traits[Trait::Longer as usize..].iter_mut().zip(recalled) {
+        let beyond = said.map(|said| ((said - mixed + 3.0) * 2.0).max(0.0) as u8);
+        *step = beyond.map_or(0, |steps| 1 + steps.min(BEYOND as u8 - 2));
+    }
+    traits
+}
 
 /// As if nothing were known of the function's minutes of the hour.
 pub(crate) fn without_clocks(mut traits: Traits) -> Traits {
@@ -51,8 +65,12 @@ pub(crate) fn without_clocks(mut traits: Traits) -> Traits {
 }
 
 /// Steps of each trait.
-pub(crate) const STEPS: [usize; TRAITS] =
-    [24, 17, 7, 9, 12, 12, LEVELS, LEVELS, LEVELS, LEVELS, LEVELS, LEVELS, LEVELS, 6, 6, 6, 6, 6, 6];
+pub(crate) const STEPS: [usize; TRAITS] = [
+    24, 17, 7, 9, 12, 12, LEVELS, LEVELS, LEVELS, LEVELS, LEVELS, LEVELS, LEVELS, BEYOND, BEYOND, BEYOND, 6,
+    6, 6, 6, 6, 6,
+];
+/// Steps of the difference between two logits; the first is for what isn't known.
+const BEYOND: usize = 16;
 /// Steps of an expert's logit.
 pub(crate) const LEVELS: usize = 10;
 
@@ -67,7 +85,7 @@ const fn clock(a: Trait, which: usize) -> (usize, usize) {
 }
 
 /// The pairs that have a table.
-const PAIRS: [(usize, usize); 29] = [
+const PAIRS: [(usize, usize); 37] = [
     clock(Trait::Mixed, 0),
     clock(Trait::Mixed, 1),
     clock(Trait::Mixed, 3),
@@ -97,6 +115,14 @@ const PAIRS: [(usize, usize); 29] = [
     clock(Trait::Pause, 1),
     clock(Trait::Pause, 5),
     (CLOCK + 2, CLOCK + 3),
+    pair(Trait::Mixed, Trait::Longer),
+    pair(Trait::Mixed, Trait::LongerBefore),
+    pair(Trait::Mixed, Trait::LongerEarlier),
+    pair(Trait::Longer, Trait::LongerBefore),
+    pair(Trait::Longer, Trait::LongerEarlier),
+    pair(Trait::LongerBefore, Trait::LongerEarlier),
+    pair(Trait::Intensity, Trait::LongerEarlier),
+    pair(Trait::OwnPeriod, Trait::LongerEarlier),
 ];
 
 /// Number of cells of one horizon.
@@ -196,6 +222,17 @@ mod tests {
         let says = |a, b| sigmoid(r.predict(0.0, &at(a, b)));
         assert!(says(0, 0) > 0.7 && says(1, 1) > 0.7, "{} {}", says(0, 0), says(1, 1));
         assert!(says(0, 1) < 0.3 && says(1, 0) < 0.3, "{} {}", says(0, 1), says(1, 0));
+    }
+
+    #[test]
+    fn what_was_said_is_measured_against_the_mixture() {
+        let steps = |mixed, recalled| {
+            let traits = with_recalled([0; TRAITS], mixed, recalled);
+            [Trait::Longer, Trait::LongerBefore, Trait::LongerEarlier].map(|t| traits[t as usize])
+        };
+        assert_eq!(steps(-2.0, [None; 3]), [0; 3]);
+        assert_eq!(steps(-2.0, [Some(-2.0), Some(-1.0), Some(-9.0)]), [7, 9, 1]);
+        assert_eq!(steps(-9.0, [Some(9.0), None, Some(9.0)]), [BEYOND as u8 - 1, 0, BEYOND as u8 - 1]);
     }
 
     #[test]

@@ -182,6 +182,14 @@ impl Registry {
         self.by_instance.get(&(edge, function, instance.clone())).copied()
     }
 
+    /// The slot that a pair is in.
+    pub(crate) fn slot(&self, pair: &Pair) -> Option<u32> {
+        match &pair.instance {
+            None => self.find(pair.edge, pair.function),
+            Some(instance) => self.find_instance(pair.edge, pair.function, instance),
+        }
+    }
+
     /// Gives a slot to a function at an edge (or one of its instances), known since `minute`.
     pub(crate) fn admit(&mut self, edge: u32, function: u32, instance: Option<Arc<str>>, minute: i64) -> u32 {
         let offset = self.edges[edge as usize].offset;

@@ -241,3 +241,9 @@ fn two_together() -> Vec<Call> {
 fn the_refinement_knows_what_two_traits_say_together() {
     is_worth(Part::Refinement, &two_together(), 4, 1.03);
 }
+
+#[test]
+fn what_was_expected_and_did_not_come_is_remembered() {
+    // Once the short pause is over without a call, it is a long one.
+    is_worth(Part::Recall, &two_together(), 4, 1.03);
+}

@@ -39,3 +39,13 @@ fn the_same_log_gives_the_same_predictions() {
     let again = run(&mut Engine::new(config()).unwrap(), &calls, START + DAY, until);
     assert_eq!(once, again);
 }
+
+#[test]
+fn predictions_do_not_depend_on_who_asked_before() {
+    let calls = seasonal(2, 20, 4);
+    let (late, until) = (START + 2 * DAY - 120, START + 2 * DAY - 1);
+    let always = run(&mut Engine::new(config()).unwrap(), &calls, START, until);
+    let seldom = run(&mut Engine::new(config()).unwrap(), &calls, late, until);
+    assert!(seldom.len() > 100);
+    assert!(always.into_iter().filter(|p| p.0 >= late).eq(seldom));
+}
