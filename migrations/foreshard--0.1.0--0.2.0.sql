@@ -169,6 +169,25 @@ CREATE TABLE foreshard.control_group (
 );
 CREATE INDEX control_group_ends ON foreshard.control_group (ends_at);
 
+-- When functions are known to run, and who published a schedule.
+
+CREATE TABLE foreshard.hint (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    function_id text COLLATE "C" NOT NULL CHECK (octet_length(function_id) BETWEEN 1 AND 256),
+    edge        text COLLATE "C" REFERENCES foreshard.edge ON DELETE CASCADE,
+    cron        text NOT NULL,
+    confidence  float8 NOT NULL CHECK (confidence BETWEEN 0 AND 1),
+    declared_at timestamptz NOT NULL DEFAULT now(),
+    declared_by name NOT NULL DEFAULT session_user
+);
+CREATE UNIQUE INDEX hint_declared ON foreshard.hint (function_id, coalesce(edge, ''), cron);
+SELECT pg_catalog.pg_extension_config_dump('foreshard.hint', '');
+SELECT pg_catalog.pg_extension_config_dump('foreshard.hint_id_seq', '');
+
+-- What was published so far is the planner's, as far as anybody knows.
+ALTER TABLE foreshard.schedules ADD publisher text NOT NULL DEFAULT 'foreshard plan';
+ALTER TABLE foreshard.schedules ALTER publisher SET DEFAULT current_setting('application_name');
+
 -- xtask: functions, views, triggers and comments of sql/ follow
 
 -- PUBLIC loses what is new. Not REVOKE ON ALL: it would take rights that people gave for the extension's own.

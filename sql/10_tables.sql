@@ -75,16 +75,31 @@ CREATE TABLE foreshard.edge (
 ) WITH (user_catalog_table = true);
 COMMENT ON TABLE foreshard.edge IS 'edge locations; change them with create_edge and drop_edge only';
 
+CREATE TABLE foreshard.hint (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    function_id text COLLATE "C" NOT NULL CHECK (octet_length(function_id) BETWEEN 1 AND 256),
+    edge        text COLLATE "C" REFERENCES foreshard.edge ON DELETE CASCADE,
+    cron        text NOT NULL,
+    confidence  float8 NOT NULL CHECK (confidence BETWEEN 0 AND 1),
+    declared_at timestamptz NOT NULL DEFAULT now(),
+    declared_by name NOT NULL DEFAULT session_user
+);
+CREATE UNIQUE INDEX hint_declared ON foreshard.hint (function_id, coalesce(edge, ''), cron);
+COMMENT ON TABLE foreshard.hint IS 'when functions are known to run; change it with hint_function and unhint_function only';
+
 CREATE TABLE foreshard.schedules (
     id           bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     edge         text COLLATE "C" NOT NULL REFERENCES foreshard.edge ON DELETE CASCADE,
     starts_at    timestamptz NOT NULL,
     ends_at      timestamptz NOT NULL CHECK (ends_at > starts_at),
     entries      jsonb NOT NULL,
-    published_at timestamptz NOT NULL DEFAULT now()
+    published_at timestamptz NOT NULL DEFAULT now(),
+    publisher    text NOT NULL DEFAULT current_setting('application_name')
 );
 CREATE INDEX schedules_edge ON foreshard.schedules (edge, ends_at);
 COMMENT ON TABLE foreshard.schedules IS 'prefetch schedules as published; of two for one moment and edge the higher id is in force';
+COMMENT ON COLUMN foreshard.schedules.publisher IS
+    'the application_name of the session that published it; foreshard plan takes what others published into its own';
 
 CREATE TABLE foreshard.advice (
     id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -112,3 +127,5 @@ SELECT pg_catalog.pg_extension_config_dump('foreshard.mapping',
     'WHERE EXISTS (SELECT FROM foreshard.shard s WHERE s.name = shard
         AND (s.source IS NULL OR EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = s.source)))');
 SELECT pg_catalog.pg_extension_config_dump('foreshard.edge', '');
+SELECT pg_catalog.pg_extension_config_dump('foreshard.hint', '');
+SELECT pg_catalog.pg_extension_config_dump('foreshard.hint_id_seq', '');

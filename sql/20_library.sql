@@ -46,6 +46,11 @@ CREATE FUNCTION foreshard.slot_failures(slot text)
 COMMENT ON FUNCTION foreshard.slot_failures(text) IS
     'how many changed rows the stream of a slot came across on which a shard''s predicate raised an error, the last SQLSTATE, and when that was committed in µs since 1970';
 
+CREATE FUNCTION foreshard.cron_fault(cron text) RETURNS text
+    LANGUAGE c IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'cron_fault_wrapper';
+COMMENT ON FUNCTION foreshard.cron_fault(text) IS 'what is wrong with a cron expression of a hint; NULL if nothing is';
+
 CREATE FUNCTION foreshard.compile_predicate(source oid, predicate text)
     RETURNS TABLE (tree text, canonical text, attnums int2[])
     LANGUAGE c VOLATILE STRICT SET search_path = pg_catalog, pg_temp

@@ -29,6 +29,10 @@ CREATE VIEW foreshard.function_shards AS
     SELECT function_id, shard, ordinal FROM foreshard.mapping;
 COMMENT ON VIEW foreshard.function_shards IS 'which shards each function may read';
 
+CREATE VIEW foreshard.hints AS
+    SELECT id, function_id, edge, cron, confidence, declared_at, declared_by FROM foreshard.hint;
+COMMENT ON VIEW foreshard.hints IS 'when functions are known to run; edge is null for all of them';
+
 CREATE VIEW foreshard.edges AS
     SELECT e.name, e.latitude, e.longitude, e.role, e.slot_name,
         r.active, r.wal_status,

@@ -85,7 +85,7 @@ const UNSEEN_FOR: i64 = 14 * 1440;
 const JUMP: i64 = 2 * SPAN;
 /// Minutes beyond this are no time at all (two million years).
 const FAR: i64 = 1 << 40;
-const LONGEST_NAME: usize = 1024;
+pub(crate) const LONGEST_NAME: usize = 1024;
 const MOST_INSTANCES: usize = 256;
 /// A younger history than this also asks the other edges.
 const YOUNG: i64 = 7 * 1440;
@@ -102,6 +102,8 @@ pub struct Engine {
     /// In which order models are asked.
     turns: Vec<Turn>,
     archetypes: Archetypes,
+    /// Slots of the pairs with hints.
+    pub(crate) hinted: Vec<u32>,
     clock: Option<i64>,
     started: i64,
     ticks: i64,
@@ -120,6 +122,7 @@ impl Engine {
             models: config.horizons.iter().map(|&h| Model::new(h, &config.without)).collect(),
             turns: turns(&config),
             archetypes: Archetypes::default(),
+            hinted: Vec::new(),
             clock: None,
             started: 0,
             ticks: 0,
@@ -179,13 +182,7 @@ impl Engine {
             self.counters.future += u64::from(i.calls.max(1));
             return Observed::Future;
         }
-        let clock = match self.clock {
-            Some(c) => c,
-            None => {
-                self.started = i.minute;
-                *self.clock.insert(i.minute - 1)
-            }
-        };
+        let clock = self.begin(i.minute);
         let observed = if i.minute > clock.saturating_add(1440) {
             Observed::Future
         } else if i.minute <= clock.saturating_sub(SPAN) {
@@ -203,6 +200,14 @@ impl Engine {
         };
         *counter += u64::from(i.calls.max(1));
         observed
+    }
+
+    /// Time begins with this minute, unless it has begun; the last minute ticked.
+    pub(crate) fn begin(&mut self, minute: i64) -> i64 {
+        *self.clock.get_or_insert_with(|| {
+            self.started = minute;
+            minute - 1
+        })
     }
 
     fn record<S: AsRef<str>>(&mut self, i: &Invocation<'_, S>) -> Observed {
@@ -289,7 +294,10 @@ impl Engine {
         self.models.iter_mut().try_for_each(|m| m.take(from))?;
         (self.archetypes, self.clock, self.started, self.ticks, self.counters) =
             BorshDeserialize::deserialize_reader(from)?;
-        self.registry.take(from)
+        self.registry.take(from)?;
+        let hinted = self.registry.pairs.iter().zip(0..).filter(|(pair, _)| !pair.hints.is_empty());
+        self.hinted = hinted.map(|(_, slot)| slot).collect();
+        Ok(())
     }
 
     /// Ends minute `now`: learns from predictions whose horizon has passed and makes new ones, of every `every`-th
@@ -348,6 +356,7 @@ impl Engine {
                 });
             }
         }
+        self.tick_hints(now);
     }
 
     /// Looks for archetypes when that is due, and then sorts every function into them.

@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::config::Horizon;
 use crate::engine::{Engine, asleep, surroundings};
 use crate::experts::{EXPERTS, expert_of};
+use crate::hints::HintSays;
 use crate::numeric::sigmoid;
 use crate::registry::Pair;
 use crate::schedule::WindowRequest;
@@ -91,6 +92,8 @@ pub struct Explanation {
     pub experts: Vec<Contribution>,
     /// Functions that announce it.
     pub announced_by: Vec<Announcement>,
+    /// What was declared of it.
+    pub hints: Vec<HintSays>,
     /// What it reads, the likeliest first, twenty at most.
     pub reads: Vec<InstanceRead>,
 }
@@ -102,24 +105,21 @@ impl Engine {
         let pair = self.registry.look_up(edge, function)?;
         let now = self.clock()?;
         let window = self.derivation(request)?;
-        let horizons = &self.config().horizons;
         let model = &self.models[window.nearest()];
         let horizon = model.horizon;
         let around = surroundings(&self.registry, pair, now, horizon, model.heat.of(pair.edge));
         let evidence = model.gather(&pair.history, now, &around);
         let (parts, fallen_back) = model.contributions(&evidence);
-        let probability = window.probability(horizons, |h| self.probability(pair, h));
-        let trust = self.trust(pair);
-        let reaches_floor = probability * trust >= request.floor && probability > 0.0;
-        let floor = if trust > 0.0 { request.floor / trust } else { f64::INFINITY };
+        let expected = self.expectation(pair, &window, request);
+        let reaches_floor = expected.firm() >= request.floor && expected.probability > 0.0;
         let mut reads: Vec<InstanceRead> = self
-            .instances(pair, probability, &window)
+            .instances(pair, &expected, &window)
             .map(|r| InstanceRead {
                 instance: r.instance.to_owned(),
                 share: f64::from(r.share),
                 confidence: r.p,
                 own_history: r.own,
-                reaches_floor: reaches_floor && r.p >= floor,
+                reaches_floor: reaches_floor && r.p * expected.trust >= request.floor,
             })
             .collect();
         reads.sort_by(|a, b| b.confidence.total_cmp(&a.confidence).then_with(|| a.instance.cmp(&b.instance)));
@@ -130,8 +130,8 @@ impl Engine {
         Some(Explanation {
             function: function.to_owned(),
             edge: edge.to_owned(),
-            probability,
-            trust,
+            probability: expected.probability,
+            trust: expected.trust,
             floor: request.floor,
             reaches_floor,
             asleep: asleep(pair, now),
@@ -150,6 +150,7 @@ impl Engine {
             fallen_back,
             experts: contributions(&parts, &evidence.inputs),
             announced_by: self.announcements(pair, now, horizon),
+            hints: self.explain_hints(pair, request),
             reads,
         })
     }

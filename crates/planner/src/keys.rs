@@ -95,6 +95,17 @@ impl Keys {
         })
     }
 
+    /// Whether the instance was read, as far as is remembered.
+    pub(crate) fn knows(&self, instance: &str) -> bool {
+        self.seen.iter().any(|s| &*s.instance == instance)
+    }
+
+    /// Probability that one invocation reads an instance that it is said to read always.
+    pub(crate) fn declared(&self, instance: &str) -> f32 {
+        let read = self.seen.iter().find(|s| &*s.instance == instance).map_or(0.0, |s| s.slow);
+        ((read + 1.0) / (self.calls_slow + 1.0)).clamp(0.0, 1.0)
+    }
+
     /// Whether the instance was read more than once, and by some invocations only.
     pub(crate) fn varies(&self, instance: &str) -> bool {
         self.seen

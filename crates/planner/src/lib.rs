@@ -14,6 +14,7 @@
 //! | `experts`, `tables` | what each side of a history says |
 //! | `model`, `mixer`, `calibration`, `guard` | one probability out of all experts, made honest, watched for drift |
 //! | `keys`, `associations` | which shard instances a function reads; which key follows which |
+//! | `hints` | what somebody has declared, and how far it is true |
 //! | `window` | windows that are none of the horizons |
 //! | `schedule` | from probabilities to what is published |
 //! | `explain` | the same in words and numbers, for one function |
@@ -33,6 +34,7 @@ mod explain;
 mod gaps;
 mod guard;
 mod heat;
+mod hints;
 mod history;
 mod keys;
 pub mod measure;
@@ -60,6 +62,7 @@ pub use associations::{Associations, Expected};
 pub use config::{ConfigError, EngineConfig, Horizon, Part};
 pub use engine::{Counters, Engine, Invocation, Observed, Prediction, Sink};
 pub use explain::{Announcement, Contribution, Explanation, InstanceRead};
+pub use hints::{Declaration, HintSays};
 pub use quality::{Execution, Group, Quality, Scored};
 pub use schedule::{EdgeSchedule, ScheduleEntry, ScheduleError, WindowRequest};
 pub use score::{Score, score};

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use borsh::{BorshDeserialize, BorshSerialize};
 
 use crate::gaps::GapRing;
+use crate::hints::Hint;
 use crate::history::History;
 use crate::keys::Keys;
 use crate::state::sound;
@@ -68,6 +69,8 @@ pub(crate) struct Pair {
     pub(crate) chain: Chain,
     /// How long after another edge's start this one followed; the longest value where it did not before the next.
     pub(crate) followed: GapRing,
+    /// What was declared of it.
+    pub(crate) hints: Vec<Hint>,
 }
 
 impl Pair {
@@ -204,6 +207,7 @@ impl Registry {
             keys,
             chain: Chain::default(),
             followed: GapRing::new(),
+            hints: Vec::new(),
         };
         self.functions[function as usize].refs += 1;
         let slot = if self.pairs.len() < self.max_pairs {
@@ -232,7 +236,8 @@ impl Registry {
         let n = self.pairs.len();
         let worth = |p: &Pair| {
             let days = (minute - p.history.last).max(0) as f32 / 1440.0;
-            p.history.active as f32 / (1.0 + days)
+            // What somebody has declared is not a newcomer among others.
+            if p.hints.is_empty() { p.history.active as f32 / (1.0 + days) } else { f32::INFINITY }
         };
         let from = self.hand;
         self.hand = (self.hand + 1) % n;

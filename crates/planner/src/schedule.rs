@@ -45,6 +45,19 @@ pub struct WindowRequest {
     pub max_entries: usize,
 }
 
+impl WindowRequest {
+    /// When prefetched rows can be there at the earliest, Unix seconds.
+    fn earliest(&self) -> i64 {
+        self.now.saturating_add(self.lead.max(0))
+    }
+
+    /// The minutes of which a part lies in the window, as `(after, until]`.
+    pub(crate) fn minutes(&self) -> (i64, i64) {
+        let from = self.starts_at.max(self.earliest());
+        (from.div_euclid(60) - 1, self.ends_at.saturating_sub(1).div_euclid(60))
+    }
+}
+
 /// A window that cannot be planned.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum ScheduleError {
@@ -79,6 +92,36 @@ pub(crate) struct Read<'a> {
     pub(crate) own: bool,
 }
 
+/// What is expected of a function within a window.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Expectation {
+    pub(crate) probability: f64,
+    /// Discount for how little is known, 0..=1.
+    pub(crate) trust: f64,
+    /// Whether a declared time lies in the window.
+    hinted: bool,
+}
+
+impl Expectation {
+    /// The discounted probability, which has to reach the floor.
+    pub(crate) fn firm(&self) -> f64 {
+        self.probability * self.trust
+    }
+}
+
+/// What a function reads, with the share of its invocations that do; what is declared counts as one more of them.
+fn shares(pair: &Pair) -> impl Iterator<Item = (&str, f32)> {
+    let mut declared: Vec<&str> = pair.hints.iter().flat_map(|h| &h.instances).map(AsRef::as_ref).collect();
+    declared.sort_unstable();
+    declared.dedup();
+    let unseen: Vec<&str> = declared.iter().copied().filter(|instance| !pair.keys.knows(instance)).collect();
+    let seen = pair.keys.shares().map(move |(instance, share)| match declared.binary_search(&instance) {
+        Ok(_) => (instance, share.max(pair.keys.declared(instance))),
+        Err(_) => (instance, share),
+    });
+    seen.chain(unseen.into_iter().map(|instance| (instance, pair.keys.declared(instance))))
+}
+
 fn rounded(p: f64) -> f64 {
     (p * 1000.0).round() / 1000.0
 }
@@ -96,18 +139,16 @@ impl Engine {
         if !(0.0..=1.0).contains(&request.floor) {
             return Err(ScheduleError::Floor);
         }
-        let earliest = request.now.saturating_add(request.lead.max(0));
+        let earliest = request.earliest();
         if request.ends_at <= earliest {
             return Err(ScheduleError::TooLate { ends_at: request.ends_at, earliest });
         }
         let mut by_edge: Vec<Vec<ScheduleEntry>> = vec![Vec::new(); self.registry.edges.len()];
         let Some(derivation) = self.derivation(request) else { return Ok(Vec::new()) };
         for pair in self.registry.pairs.iter().filter(|p| p.instance.is_none()) {
-            let probability = derivation.probability(&self.config().horizons, |h| self.probability(pair, h));
-            let trust = self.trust(pair);
-            if probability * trust >= request.floor {
-                let floor = request.floor / trust;
-                self.entries(pair, probability, &derivation, floor, &mut by_edge[pair.edge as usize]);
+            let expected = self.expectation(pair, &derivation, request);
+            if expected.firm() >= request.floor {
+                self.entries(pair, &expected, &derivation, request.floor, &mut by_edge[pair.edge as usize]);
             }
         }
         let mut schedules: Vec<EdgeSchedule> = Vec::new();
@@ -144,18 +185,37 @@ impl Engine {
         observed / (observed + WARM_UP) * calls / (calls + HALF_TRUST)
     }
 
+    /// What is expected of a function within the window.
+    pub(crate) fn expectation(
+        &self,
+        pair: &Pair,
+        window: &Derivation,
+        request: &WindowRequest,
+    ) -> Expectation {
+        let alone = window.probability(&self.config().horizons, |h| self.probability(pair, h));
+        let mut expected = Expectation { probability: alone, trust: self.trust(pair), hinted: false };
+        for (hint, _) in self.hints_within(pair, request) {
+            // Declared is known, however little has been seen.
+            let firm = hint.mix(expected.firm());
+            let probability = hint.mix(expected.probability);
+            let trust = if probability > 0.0 { (firm / probability).min(1.0) } else { 0.0 };
+            expected = Expectation { probability, trust, hinted: true };
+        }
+        expected
+    }
+
     /// The entries of one function: its instances, those of equal confidence together.
     fn entries(
         &self,
         pair: &Pair,
-        probability: f64,
+        expected: &Expectation,
         window: &Derivation,
         floor: f64,
         out: &mut Vec<ScheduleEntry>,
     ) {
         let mut expected: Vec<(f64, &str)> = self
-            .instances(pair, probability, window)
-            .filter(|i| i.p >= floor)
+            .instances(pair, expected, window)
+            .filter(|i| i.p * expected.trust >= floor)
             .map(|i| (rounded(i.p), i.instance))
             .collect();
         expected.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(b.1)));
@@ -172,19 +232,22 @@ impl Engine {
     pub(crate) fn instances<'a>(
         &'a self,
         pair: &'a Pair,
-        probability: f64,
+        expected: &Expectation,
         window: &'a Derivation,
-    ) -> impl Iterator<Item = Read<'a>> + 'a {
+    ) -> impl Iterator<Item = Read<'a>> + use<'a> {
+        let &Expectation { probability, hinted, .. } = expected;
         // A function that runs several times in the window reads several keys.
         let minutes = window.length.max(1.0);
         let now = self.clock().unwrap_or(0);
         let recent = f64::from(pair.history.minutes.count(now - 240, now)) * minutes / 240.0;
         let calls = f64::from(pair.history.intensity) * recent.max(1.0);
-        pair.keys.shares().map(move |(instance, share)| {
+        shares(pair).map(move |(instance, share)| {
             let by_share = probability * (1.0 - (1.0 - f64::from(share)).powf(calls.max(1.0)));
             let own = self.key_pair(pair, instance).filter(|key| key.history.active >= KEY_EVIDENCE);
             let p = own.map_or(by_share, |key| {
-                window.probability(&self.config().horizons, |h| self.probability(key, h))
+                let alone = window.probability(&self.config().horizons, |h| self.probability(key, h));
+                // The key's own history knows nothing of what was declared.
+                if hinted { alone.max(by_share) } else { alone }
             });
             Read { instance, share, p, own: own.is_some() }
         })

@@ -3,6 +3,7 @@
 mod edge;
 mod failures;
 mod fetch;
+mod hints;
 mod instances;
 mod predicate;
 mod query;

@@ -5,10 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use foreshard_planner::EdgeSchedule;
 use foreshard_protocol::InstanceId;
 
+use super::hints::Hint;
+
 /// A registered edge.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Edge {
     pub(super) name: String,
+    /// Degrees north.
+    pub(super) latitude: Option<f64>,
     /// Degrees east.
     pub(super) longitude: Option<f64>,
 }
@@ -21,9 +25,20 @@ pub(super) struct Catalog {
     pub(super) mappings: BTreeMap<String, BTreeSet<String>>,
     /// Key columns of each shard.
     pub(super) keys: BTreeMap<String, Vec<String>>,
+    /// When functions are known to run; empty where this role may not look.
+    pub(super) hints: Vec<Hint>,
 }
 
 impl Catalog {
+    /// The instances that a function reads whenever it runs, as far as its mapping tells: of its shards without key.
+    pub(super) fn unkeyed(&self, function: &str) -> Vec<String> {
+        let shards = self.mappings.get(function).into_iter().flatten();
+        shards
+            .filter(|shard| self.keys.get(*shard).is_some_and(Vec::is_empty))
+            .map(|shard| InstanceId::unkeyed(shard.as_str()).to_string())
+            .collect()
+    }
+
     /// Takes out of a schedule what the origin would refuse: the log remembers functions and shards that were dropped
     /// or redefined since. False when the edge itself is gone.
     pub(super) fn restrict(&self, schedule: &mut EdgeSchedule) -> bool {
@@ -52,7 +67,7 @@ mod tests {
 
     fn catalog() -> Catalog {
         Catalog {
-            edges: vec![Edge { name: "ams1".to_owned(), longitude: None }],
+            edges: vec![Edge { name: "ams1".to_owned(), latitude: None, longitude: None }],
             mappings: BTreeMap::from([(
                 "checkout".to_owned(),
                 BTreeSet::from(["products".to_owned(), "cart".to_owned()]),
@@ -62,6 +77,7 @@ mod tests {
                 ("cart".to_owned(), vec!["customer_id".to_owned()]),
                 ("secrets".to_owned(), vec![]),
             ]),
+            hints: vec![],
         }
     }
 
@@ -88,6 +104,12 @@ mod tests {
         };
         assert!(catalog().restrict(&mut schedule));
         assert_eq!(schedule.entries, [entry("checkout", &["products", "cart?customer_id=4"])]);
+    }
+
+    #[test]
+    fn whole_shards_are_read_whenever_their_function_runs() {
+        assert_eq!(catalog().unkeyed("checkout"), ["products"]);
+        assert!(catalog().unkeyed("gone").is_empty());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `foreshard explain`: why a function is scheduled at an edge, or not, in words or as JSON.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 
 use anyhow::bail;
@@ -38,6 +39,8 @@ struct Answer {
     ends_at: DateTime<Utc>,
     #[serde(flatten)]
     explanation: Explanation,
+    /// The expressions of its hints, by their numbers.
+    declared: BTreeMap<i64, String>,
     /// Shards the function may read; nothing can be scheduled for one without.
     mapped_shards: Vec<String>,
     /// The schedule in force, with this function's entries, where there is one and it may be read.
@@ -87,6 +90,7 @@ pub(crate) async fn explain(args: ExplainArgs) -> anyhow::Result<()> {
         starts_at,
         ends_at,
         explanation,
+        declared: declared(&catalog, &args.function),
         mapped_shards,
         in_force: published.schedule,
         withheld_until: published.withheld_until,
@@ -103,6 +107,11 @@ fn mapped(catalog: &Catalog, function: &str) -> Vec<String> {
     catalog.mappings.get(function).map(|shards| shards.iter().cloned().collect()).unwrap_or_default()
 }
 
+fn declared(catalog: &Catalog, function: &str) -> BTreeMap<i64, String> {
+    let hints = catalog.hints.iter().filter(|hint| hint.function == function);
+    hints.map(|hint| (hint.id, hint.text.clone())).collect()
+}
+
 fn percent(p: f64) -> String {
     if p > 0.0 && p < 0.01 { format!("{:.2} %", p * 100.0) } else { format!("{:.0} %", p * 100.0) }
 }
@@ -111,9 +120,9 @@ fn verdict(e: &Explanation, mapped: bool, withheld_until: Option<DateTime<Utc>>)
     let sure = percent(e.probability);
     if !mapped {
         format!("not scheduled: no shard is mapped to it (it would run with {sure})")
-    } else if e.active_minutes == 0 {
+    } else if e.active_minutes == 0 && e.hints.iter().all(|hint| hint.at.is_none()) {
         "not scheduled: it has not run here yet, only at other edges".to_owned()
-    } else if e.asleep {
+    } else if e.asleep && !e.reaches_floor {
         "not scheduled: it has not run for so long that it is not looked at".to_owned()
     } else if !e.reaches_floor {
         format!(
@@ -169,6 +178,18 @@ impl fmt::Display for Answer {
                 a.function,
                 a.minutes_ago,
                 percent(a.probability)
+            )?;
+        }
+        for hint in &e.hints {
+            let cron = self.declared.get(&hint.id).map_or("", String::as_str);
+            let at = hint.at.and_then(|at| DateTime::from_timestamp(at, 0));
+            let at = at.map_or("not in this window".to_owned(), |at| at.format("%H:%M UTC").to_string());
+            writeln!(
+                f,
+                "  hint        {cron}: {at}; declared with {}, by what became of it {}, listened to by {}",
+                percent(hint.declared),
+                percent(hint.says),
+                percent(hint.weight)
             )?;
         }
         let fallen = if e.fallen_back { "; the drift guard trusts the plain hazard alone" } else { "" };

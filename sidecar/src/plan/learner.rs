@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Offset, TimeDelta, TimeZone, Utc};
+use chrono::{DateTime, FixedOffset, Offset, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
-use foreshard_planner::{Engine, EngineConfig, Execution, Horizon, Invocation, Quality, StateError};
+use foreshard_planner::{
+    Declaration, Engine, EngineConfig, Execution, Horizon, Invocation, Quality, StateError,
+};
 use serde::{Deserialize, Serialize};
 
 use super::catalog::Catalog;
+use super::hints::Hint;
 use super::settings::Settings;
 use crate::clock::Clock;
 
@@ -49,6 +52,20 @@ impl LocalTime {
             LocalTime::Fixed(minutes) => minutes,
         }
     }
+
+    /// The minutes that a hint names here in `[from, to)`, both Unix seconds.
+    fn minutes_of(self, hint: &Hint, from: i64, to: i64) -> Vec<i64> {
+        let (Some(from), Some(to)) = (DateTime::from_timestamp(from, 0), DateTime::from_timestamp(to, 0))
+        else {
+            return Vec::new();
+        };
+        match self {
+            LocalTime::Zone(zone) => hint.minutes(&from.with_timezone(&zone), &to.with_timezone(&zone)),
+            LocalTime::Fixed(minutes) => FixedOffset::east_opt(minutes * 60).map_or_else(Vec::new, |east| {
+                hint.minutes(&from.with_timezone(&east), &to.with_timezone(&east))
+            }),
+        }
+    }
 }
 
 /// An edge ships its log in batches; after so much real time (seconds) all of it should have arrived, at first and at
@@ -64,6 +81,9 @@ const OLD: usize = 60;
 const RECENT: usize = 300;
 const PRESENT: usize = 4_000;
 
+/// Declared times are told again from so many seconds before the present: what became of them is not known yet.
+const BACK: i64 = 3600;
+
 /// Where a learner is in the log, and how the log comes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -73,6 +93,17 @@ pub(super) struct Place {
     latest: BTreeMap<String, i64>,
 }
 
+/// A hint at one edge.
+#[derive(Debug)]
+struct Hinted {
+    hint: Hint,
+    edge: String,
+    /// Unix seconds: earlier times say nothing about it.
+    since: i64,
+    /// What the function reads, as far as its mapping tells.
+    instances: Vec<String>,
+}
+
 /// The engine and where it is in the log.
 #[derive(Debug)]
 pub(super) struct Learner {
@@ -80,6 +111,8 @@ pub(super) struct Learner {
     cursor: Option<Cursor>,
     timezones: BTreeMap<String, Tz>,
     local: BTreeMap<String, LocalTime>,
+    /// Hints, each for one edge.
+    hints: Vec<Hinted>,
     /// Day for which the edges' offsets were last set.
     day: i64,
     /// Seconds (of the clock) that the log may lag behind, at most and as seen lately.
@@ -132,6 +165,7 @@ impl Learner {
             cursor: None,
             timezones: settings.timezones.clone(),
             local: BTreeMap::new(),
+            hints: Vec::new(),
             day: i64::MIN,
             longest_lag,
             lag: longest_lag,
@@ -159,7 +193,7 @@ impl Learner {
         self.unbelievable
     }
 
-    /// Takes over where the edges are, and thereby their local time.
+    /// Takes over where the edges are, and thereby their local time, and what was declared.
     pub(super) fn locate(&mut self, catalog: &Catalog, now: DateTime<Utc>) {
         for edge in &catalog.edges {
             let local = match (self.timezones.get(&edge.name), edge.longitude) {
@@ -172,9 +206,56 @@ impl Learner {
             };
             self.local.insert(edge.name.clone(), local);
         }
+        self.take_hints(catalog, now.timestamp());
         if self.cursor.is_some() {
             self.set_offsets(now);
         }
+    }
+
+    fn take_hints(&mut self, catalog: &Catalog, now: i64) {
+        let known: BTreeMap<i64, i64> = self.hints.iter().map(|h| (h.hint.id, h.since)).collect();
+        self.hints.clear();
+        for hint in &catalog.hints {
+            // On another clock than the origin's, it is declared when it is first seen.
+            let seen = known.get(&hint.id).copied().unwrap_or(now);
+            let since = if hint.declared_at <= now { hint.declared_at } else { seen };
+            let here = |name: &str| hint.edge.as_deref().is_none_or(|edge| edge == name);
+            self.hints.extend(catalog.edges.iter().filter(|edge| here(&edge.name)).map(|edge| Hinted {
+                hint: hint.clone(),
+                edge: edge.name.clone(),
+                since,
+                instances: catalog.unkeyed(&hint.function),
+            }));
+        }
+    }
+
+    /// Tells the engine which declared times there are from some way before `from` until all windows from `to` on are over;
+    /// Unix seconds.
+    fn declare(&mut self, from: i64, to: i64) {
+        let longest = self.engine.config().horizons.iter().map(|h| h.until).max().unwrap_or(0);
+        let (before, end) = (from - BACK, to.saturating_add(i64::from(longest) * 60));
+        let minutes: Vec<Vec<i64>> = self
+            .hints
+            .iter()
+            .map(|h| {
+                let local = self.local.get(&h.edge).copied().unwrap_or(LocalTime::Fixed(0));
+                local.minutes_of(&h.hint, before.max(h.since), end)
+            })
+            .collect();
+        let declarations: Vec<Declaration<'_, String>> = self
+            .hints
+            .iter()
+            .zip(&minutes)
+            .map(|(h, minutes)| Declaration {
+                id: h.hint.id,
+                edge: &h.edge,
+                function: &h.hint.function,
+                confidence: h.hint.confidence,
+                minutes,
+                instances: &h.instances,
+            })
+            .collect();
+        self.engine.declare(from.div_euclid(60), &declarations);
     }
 
     fn set_offsets(&mut self, at: DateTime<Utc>) {
@@ -199,6 +280,7 @@ impl Learner {
         if day > self.day {
             self.day = day;
             self.set_offsets(DateTime::from_timestamp(row.started_at, 0).unwrap_or(now));
+            self.declare(row.started_at, (day + 1) * 86_400);
         }
         self.quality.observe(&Execution {
             edge: &row.edge,
@@ -229,6 +311,7 @@ impl Learner {
         let surely = now.timestamp() - self.lag;
         let arrived = self.latest.values().copied().filter(|&at| at >= surely).min();
         let complete = arrived.unwrap_or(surely).min(now.timestamp());
+        self.declare(complete, now.timestamp());
         self.advance(complete.div_euclid(60) - 1, now);
         self.quality.settle(complete);
     }
@@ -304,12 +387,41 @@ mod tests {
     }
 
     #[test]
+    fn hints_count_from_when_they_were_declared_and_in_local_time() {
+        let mut l = learner();
+        let hint = |id, at| Hint::new(id, "report".into(), None, "0 9 * * *".into(), 0.9, at).unwrap();
+        let edges = vec![Edge { name: "ewr".into(), latitude: None, longitude: Some(-74.2) }];
+        let mappings = BTreeMap::from([("report".to_owned(), ["offers".to_owned()].into())]);
+        let keys = BTreeMap::from([("offers".to_owned(), vec![])]);
+        let hints = vec![hint(1, START - DAY), hint(2, START + 400 * DAY)];
+        let catalog = Catalog { edges, mappings, keys, hints };
+        l.locate(&catalog, time(START));
+        assert_eq!(l.hints.iter().map(|h| h.since).collect::<Vec<_>>(), [START - DAY, START]);
+        l.locate(&catalog, time(START + DAY));
+        assert_eq!(l.hints[1].since, START, "it was seen then");
+        // Nothing has ever run, and nine o'clock in New York is two in the afternoon.
+        let at = START + DAY + 14 * 3600 - 300;
+        l.settle(time(at));
+        let request = foreshard_planner::WindowRequest {
+            now: at,
+            starts_at: at + 2,
+            ends_at: at + 902,
+            lead: 2,
+            floor: 0.02,
+            max_entries: 10,
+        };
+        let schedules = l.engine().schedule(&request).unwrap();
+        assert_eq!(schedules[0].entries[0].shard_list, ["offers"]);
+        assert!(schedules[0].entries[0].confidence > 0.7, "{schedules:?}");
+    }
+
+    #[test]
     fn local_time_comes_from_the_zone_or_else_the_longitude() {
         let zone = LocalTime::Zone(chrono_tz::America::New_York);
         assert_eq!(zone.offset_minutes(time(START)), -300);
         assert_eq!(zone.offset_minutes(time(START + 180 * DAY)), -240);
         let mut l = learner();
-        let edge = |name: &str, longitude| Edge { name: name.to_owned(), longitude };
+        let edge = |name: &str, longitude| Edge { name: name.to_owned(), latitude: None, longitude };
         let edges = vec![edge("ewr", Some(-74.2)), edge("nowhere", Some(f64::NAN)), edge("unknown", None)];
         l.locate(&Catalog { edges, ..Catalog::default() }, time(START));
         let offset = |name: &str| l.local[name].offset_minutes(time(START));

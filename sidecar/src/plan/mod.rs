@@ -4,10 +4,12 @@
 mod advising;
 mod catalog;
 mod explain;
+mod hints;
 mod learner;
 mod listen;
 mod measured;
 mod origin;
+mod others;
 mod settings;
 mod state;
 
@@ -96,6 +98,8 @@ struct Planner {
     withheld_total: u64,
     /// Whether the origin has refused to take measures, which is told once.
     unreported: bool,
+    /// The same for the schedules of others.
+    alone_told: bool,
     page: Page,
     advising: Advising,
     /// Which database the learner learned from.
@@ -125,6 +129,7 @@ impl Planner {
             withheld: Vec::new(),
             withheld_total: 0,
             unreported: false,
+            alone_told: false,
             page,
             advising: Advising::default(),
             learned_from: String::new(),
@@ -318,12 +323,21 @@ impl Planner {
                 schedules.push(EdgeSchedule { edge: edge.name.clone(), entries: Vec::new() });
             }
         }
+        let theirs = session.origin.of_others(starts, ends).await?;
+        if theirs.is_none() && !std::mem::replace(&mut self.alone_told, true) {
+            warn!(
+                "this role has no SELECT on foreshard.schedules: what others publish for an edge is replaced at the next round"
+            );
+        }
+        let theirs = others::in_force(theirs.unwrap_or_default(), starts.timestamp(), ends.timestamp());
         let mut published = 0;
         for mut schedule in schedules {
             if !session.catalog.restrict(&mut schedule) {
                 continue;
             }
             let decided = self.draw(&mut schedule, (starts.timestamp(), ends.timestamp()));
+            others::beside(&mut schedule, &theirs);
+            session.catalog.restrict(&mut schedule);
             match session.origin.publish(&schedule, starts, ends).await {
                 Ok(()) => {
                     self.note(&schedule.edge, decided);

@@ -11,7 +11,9 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
 use super::catalog::{Catalog, Edge};
+use super::hints::Hint;
 use super::learner::{Cursor, Learner, LogRow};
+use super::others::Theirs;
 use crate::fetch::{OriginError, connect};
 use crate::origin::OriginAddress;
 
@@ -81,6 +83,11 @@ const ANSWER: Duration = Duration::from_secs(30);
 const COLUMNS: &str = "logged_xid::text::numeric::bigint, id, edge, function_id, extract(epoch FROM started_at)::bigint, shards, \
     served_from NOT IN ('prefetch', 'reactive'), wait_us, bytes";
 
+/// By which this planner's schedules, and those of its predecessors, are told from those of others.
+const PUBLISHER: &str = "foreshard plan";
+/// Most schedules of others that are looked at.
+const MOST_OTHERS: i64 = 1_000;
+
 /// An open connection.
 pub(super) struct Origin {
     client: Client,
@@ -89,7 +96,7 @@ pub(super) struct Origin {
 impl Origin {
     pub(super) async fn connect(address: &OriginAddress) -> Result<Self, Failure> {
         let mut address = address.clone();
-        address.pg.application_name("foreshard plan").tcp_user_timeout(ANSWER);
+        address.pg.application_name(PUBLISHER).tcp_user_timeout(ANSWER);
         match connect(&address, CONNECT_TIMEOUT * 2).await {
             Ok(client) => Ok(Origin { client }),
             Err(OriginError { message, permanent }) => {
@@ -109,9 +116,10 @@ impl Origin {
 
     pub(super) async fn catalog(&self) -> Result<Catalog, Failure> {
         let mut catalog = Catalog::default();
-        let edges = self.client.query("SELECT name, longitude FROM foreshard.edges ORDER BY name", &[]);
+        let edges =
+            self.client.query("SELECT name, latitude, longitude FROM foreshard.edges ORDER BY name", &[]);
         for row in within("reading edges", edges).await? {
-            catalog.edges.push(Edge { name: row.get(0), longitude: row.get(1) });
+            catalog.edges.push(Edge { name: row.get(0), latitude: row.get(1), longitude: row.get(2) });
         }
         let mappings =
             self.client.query("SELECT function_id, shard::text FROM foreshard.function_shards", &[]);
@@ -121,6 +129,15 @@ impl Origin {
         let keys = "SELECT name::text, coalesce(key::text[], '{}') FROM foreshard.shards";
         for row in within("reading shards", self.client.query(keys, &[])).await? {
             catalog.keys.insert(row.get(0), row.get(1));
+        }
+        let hints = "SELECT id, function_id, edge, cron, confidence, extract(epoch FROM declared_at)::bigint
+             FROM foreshard.hints ORDER BY id";
+        let hints = readable(within("reading hints", self.client.query(hints, &[])).await)?;
+        for row in hints.into_iter().flatten() {
+            match Hint::new(row.get(0), row.get(1), row.get(2), row.get(3), row.get(4), row.get(5)) {
+                Ok(hint) => catalog.hints.push(hint),
+                Err(error) => tracing::warn!(hint = row.get::<_, i64>(0), "hint left out: {error}"),
+            }
         }
         Ok(catalog)
     }
@@ -256,6 +273,32 @@ impl Origin {
             }),
             withheld_until: withheld.map(|row| row.get(0)),
         })
+    }
+
+    /// What others than a planner have published for some of the window, the newest first; `None` where this role may not look.
+    pub(super) async fn of_others(
+        &self,
+        starts: DateTime<Utc>,
+        ends: DateTime<Utc>,
+    ) -> Result<Option<Vec<Theirs>>, Failure> {
+        let about: [&(dyn ToSql + Sync); 4] = [&PUBLISHER, &starts, &ends, &MOST_OTHERS];
+        let ask = self.client.query(
+            "SELECT edge, publisher, extract(epoch FROM starts_at)::bigint, extract(epoch FROM ends_at)::bigint, entries
+             FROM foreshard.schedules WHERE publisher <> $1 AND starts_at < $3 AND ends_at > $2 ORDER BY id DESC LIMIT $4",
+            &about,
+        );
+        let Some(rows) = readable(within("reading the schedules of others", ask).await)? else {
+            return Ok(None);
+        };
+        let theirs = rows.iter().map(|row| Theirs {
+            edge: row.get(0),
+            publisher: row.get(1),
+            starts_at: row.get(2),
+            ends_at: row.get(3),
+            // The origin has checked their shape.
+            entries: serde_json::from_value(row.get(4)).unwrap_or_default(),
+        });
+        Ok(Some(theirs.collect()))
     }
 
     pub(super) async fn publish(

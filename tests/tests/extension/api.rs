@@ -184,3 +184,29 @@ async fn old_schedules_make_room() -> Result<()> {
     assert_eq!(newest, 1200);
     Ok(())
 }
+
+#[tokio::test]
+async fn hints_are_declared_changed_and_removed() -> Result<()> {
+    let origin = Origin::start().await?;
+    origin
+        .db
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY); SELECT foreshard.create_shard('t', 't'), foreshard.map_function('f', '{t}');
+             SELECT foreshard.create_edge('ewr'), foreshard.create_edge('ams');
+             SELECT foreshard.hint_function('f', '0 6 * * 1-5'), foreshard.hint_function('f', '@daily', 'ewr', 0.5),
+                 foreshard.hint_function('f', '@daily', 'ams');
+             SELECT foreshard.hint_function('f', '0 6 * * 1-5', confidence => 0.75)",
+        )
+        .await?;
+    let hints = "SELECT coalesce(string_agg(concat_ws(' ', function_id, edge, cron, confidence), ', ' ORDER BY id), '')
+        FROM foreshard.hints WHERE declared_by = session_user";
+    let told: String = origin.value(hints).await?;
+    assert_eq!(told, "f 0 6 * * 1-5 0.75, f ewr @daily 0.5, f ams @daily 0.9");
+    origin.db.batch_execute("SELECT foreshard.unhint_function('f', edge => 'ewr')").await?;
+    origin.db.batch_execute("SELECT foreshard.drop_edge('ams')").await?;
+    assert_eq!(origin.value::<String>(hints).await?, "f 0 6 * * 1-5 0.75");
+    origin.db.batch_execute("SELECT foreshard.unhint_function('f')").await?;
+    origin.db.batch_execute("SELECT foreshard.unhint_function('f', if_exists => true)").await?;
+    assert_eq!(origin.value::<String>(hints).await?, "");
+    Ok(())
+}

@@ -189,6 +189,31 @@ pub(crate) fn calls() -> Vec<(String, S, &'static str)> {
     );
     add("SELECT foreshard.unmap_function('nope')", S::UNDEFINED_OBJECT, "not mapped");
 
+    // Hints.
+    for (cron, words) in [
+        ("at nine", "at nine"),
+        ("", "empty"),
+        ("61 * * * *", "61 * * * *"),
+        ("0 0 30 2 *", "no time that ever comes"),
+    ] {
+        add(&format!("SELECT foreshard.hint_function('f', '{cron}')"), S::INVALID_PARAMETER_VALUE, words);
+    }
+    add("SELECT foreshard.hint_function('f', '0 0 0 1 1 *')", S::INVALID_PARAMETER_VALUE, "0 0 0 1 1 *");
+    add("SELECT foreshard.hint_function('f', repeat('*', 1000000))", S::INVALID_PARAMETER_VALUE, "256 bytes");
+    add("SELECT foreshard.hint_function('f', NULL)", S::NULL_VALUE_NOT_ALLOWED, "NULL");
+    add("SELECT foreshard.hint_function('nope', '@daily')", S::UNDEFINED_OBJECT, "not mapped");
+    add("SELECT foreshard.hint_function('', '@daily')", S::INVALID_NAME, "256 bytes");
+    add("SELECT foreshard.hint_function('f', '@daily', 'atlantis')", S::UNDEFINED_OBJECT, "atlantis");
+    for confidence in ["1.1", "-0.1", "'NaN'", "'Infinity'"] {
+        add(
+            &format!("SELECT foreshard.hint_function('f', '@daily', confidence => {confidence})"),
+            S::NUMERIC_VALUE_OUT_OF_RANGE,
+            "between 0 and 1",
+        );
+    }
+    add("SELECT foreshard.unhint_function(NULL)", S::NULL_VALUE_NOT_ALLOWED, "NULL");
+    add("SELECT foreshard.unhint_function('f', '@daily')", S::UNDEFINED_OBJECT, "no such hint");
+
     // Edges.
     add("SELECT foreshard.create_edge('jfk')", S::DUPLICATE_OBJECT, "already exists");
     add("SELECT foreshard.create_edge(repeat('x', 1000000))", S::INVALID_NAME, "63 bytes");

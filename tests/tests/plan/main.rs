@@ -3,6 +3,7 @@
 mod dead;
 mod explain;
 mod faults;
+mod hints;
 mod learning;
 mod maintenance;
 mod measures;

@@ -3,6 +3,7 @@
 mod ablation;
 mod calibration;
 mod cold_start;
+mod hints;
 mod honesty;
 mod hostile;
 mod restart;
