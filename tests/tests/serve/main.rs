@@ -9,6 +9,7 @@ mod faults;
 mod formats;
 mod https;
 mod limits;
+mod many;
 mod origin_tls;
 mod outages;
 mod past;
