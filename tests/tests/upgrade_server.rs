@@ -3,7 +3,7 @@
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
-use foreshard_tests::{Cluster, ClusterOptions, EdgeLogin, Server, Sidecar, StopMode};
+use foreshard_tests::{Cluster, ClusterOptions, EdgeLogin, Response, Server, Sidecar, StopMode};
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
@@ -37,7 +37,8 @@ async fn shop(major_version: u32) -> Result<(Cluster, Client, EdgeLogin)> {
          SELECT foreshard.create_query_shard('account', $$
              SELECT u.name, count(c.id) AS carts FROM shop.customer u LEFT JOIN shop.cart c ON c.customer = u.id AND c.mood = 'ok'::shop.mood
              WHERE u.id = $1 AND NOT u.blocked GROUP BY u.name $$, '{customer}');
-         SELECT foreshard.map_function('checkout', '{cart,account}');
+         SELECT foreshard.create_shard('order', 'shop.cart', key => '{customer}', columns => '{id,mood}');
+         SELECT foreshard.map_function('checkout', '{cart,account}'); SELECT foreshard.map_function('orders', '{order}');
          SELECT foreshard.log_executions('jfk', '[{\"function_id\":\"f\",\"started_at\":\"2024-01-01T00:00:00Z\",\"served_from\":\"origin\",\"wait_us\":1,\"bytes\":1}]')",
     )
     .await?;
@@ -48,15 +49,35 @@ async fn defined(db: &Client) -> Result<String> {
     Ok(db.query_one(DEFINED, &[]).await?.get(0))
 }
 
+/// What a function is told of customer 3, of the newest commit or later.
+async fn asked(db: &Client, sidecar: &Sidecar, function: &str) -> Result<Response> {
+    let lsn: String = db.query_one(TOKEN, &[]).await?.get(0);
+    sidecar.http.invoke(function, &json!({"customer": 3}), &[("Foreshard-Min-Lsn", lsn.as_str())]).await
+}
+
+/// Expression trees of another major can't be read: shards that have one are refused, and never served as they were. Others go on,
+/// and so does the stream.
+async fn nothing_is_stale_before_it_is_derived_anew(db: &Client, sidecar: &Sidecar) -> Result<()> {
+    for mood in ["sad", "ok"] {
+        db.batch_execute(&format!("UPDATE shop.cart SET mood = '{mood}' WHERE id = 33")).await?;
+        let answer = asked(db, sidecar, "orders").await?;
+        ensure!(answer.status == 200, "{} {}", answer.status, answer.text());
+        let told = answer.json()?["shards"]["order"]["rows"].take();
+        let row = told.as_array().and_then(|rows| rows.iter().find(|row| row["id"] == 33)).cloned();
+        assert_eq!(row, Some(json!({"id": 33, "mood": mood})));
+        let answer = asked(db, sidecar, "checkout").await?;
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        assert!(answer.text().contains("broken-shard"), "{}", answer.text());
+    }
+    Ok(())
+}
+
 /// Both shards follow changes at an edge of the new cluster.
-async fn shards_follow_changes(db: &Client, login: &EdgeLogin) -> Result<()> {
-    let sidecar = Sidecar::start(login).await?;
+async fn shards_follow_changes(db: &Client, sidecar: &Sidecar) -> Result<()> {
     let failover: bool = db.query_one("SELECT failover FROM pg_replication_slots", &[]).await?.get(0);
     assert!(failover, "a standby of 17 and later can take the slot over");
     let rows = async || -> Result<(usize, Value)> {
-        let lsn: String = db.query_one(TOKEN, &[]).await?.get(0);
-        let headers = [("Foreshard-Min-Lsn", lsn.as_str())];
-        let answer = sidecar.http.invoke("checkout", &json!({"customer": 3}), &headers).await?;
+        let answer = asked(db, sidecar, "checkout").await?;
         ensure!(answer.status == 200, "{} {}", answer.status, answer.text());
         let shards = serde_json::from_str::<Value>(&answer.text())?["shards"].take();
         let carts = shards["cart"]["rows"].as_array().map_or(0, Vec::len);
@@ -118,12 +139,14 @@ async fn upgraded(from: u32) -> Result<()> {
     assert_eq!(slots, 0, "slots of before 17 are not taken along");
 
     // Expression trees are of one major version: health() says so, and its fix derives them anew.
+    let login = EdgeLogin { url: new.url_of(&login.role, &login.role, "postgres"), ..login };
+    let sidecar = Sidecar::start(&login).await?;
+    nothing_is_stale_before_it_is_derived_anew(&db, &sidecar).await?;
     let statement: String = db.query_one(DERIVED_ELSEWHERE, &[]).await?.get(0);
     db.batch_execute(&statement).await?;
     assert!(db.query_opt(DERIVED_ELSEWHERE, &[]).await?.is_none(), "{statement} mends it");
     assert_eq!(defined(&db).await?, before, "nothing else changes by that");
-    let login = EdgeLogin { url: new.url_of(&login.role, &login.role, "postgres"), ..login };
-    shards_follow_changes(&db, &login).await
+    shards_follow_changes(&db, &sidecar).await
 }
 
 #[tokio::test]
@@ -158,5 +181,5 @@ async fn shards_go_on_after_dump_and_restore_from_15() -> Result<()> {
         "a dump carries text, derived where it is restored"
     );
     let login = EdgeLogin { url: new.url_of(&login.role, &login.role, "postgres"), ..login };
-    shards_follow_changes(&restored, &login).await
+    shards_follow_changes(&restored, &Sidecar::start(&login).await?).await
 }
