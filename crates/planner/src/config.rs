@@ -51,6 +51,8 @@ pub enum Part {
     Calibration,
     /// The drift guard.
     Guard,
+    /// Which function reads the key that another has just read.
+    Bindings,
 }
 
 /// Settings of an [`Engine`](crate::Engine).

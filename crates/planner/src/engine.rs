@@ -6,10 +6,12 @@ use std::sync::Arc;
 use borsh::{BorshDeserialize, BorshSerialize};
 
 use crate::archetypes::Archetypes;
+use crate::bindings::Bindings;
 use crate::config::{ConfigError, EngineConfig, Horizon, Part};
 use crate::experts::{Evidence, Surroundings};
 use crate::minutes::SPAN;
 use crate::model::{Assessed, Model};
+use crate::places::{Elsewhere, Place};
 use crate::registry::{Pair, Registry};
 use crate::season_experts::season_hits;
 use crate::turns::{Turn, turns};
@@ -102,6 +104,7 @@ pub struct Engine {
     /// In which order models are asked.
     turns: Vec<Turn>,
     archetypes: Archetypes,
+    pub(crate) bindings: Bindings,
     /// Slots of the pairs with hints.
     pub(crate) hinted: Vec<u32>,
     clock: Option<i64>,
@@ -122,6 +125,7 @@ impl Engine {
             models: config.horizons.iter().map(|&h| Model::new(h, &config.without)).collect(),
             turns: turns(&config),
             archetypes: Archetypes::default(),
+            bindings: Bindings::default(),
             hinted: Vec::new(),
             clock: None,
             started: 0,
@@ -159,7 +163,7 @@ impl Engine {
     /// Memory taken by the histories and by predictions that wait for their outcome, bytes.
     pub fn bytes(&self) -> usize {
         let histories: usize = self.registry.pairs.iter().map(Pair::bytes).sum();
-        histories + self.models.iter().map(Model::said_bytes).sum::<usize>()
+        histories + self.bindings.bytes() + self.models.iter().map(Model::said_bytes).sum::<usize>()
     }
 
     /// As [`Engine::bytes`], were only the first so many horizons predicted.
@@ -172,6 +176,14 @@ impl Engine {
     pub fn set_utc_offset(&mut self, edge: &str, minutes: i32) {
         if let Some(e) = self.registry.edge(edge) {
             self.registry.edges[e as usize].offset = i64::from(minutes.clamp(-24 * 60, 24 * 60));
+        }
+    }
+
+    /// Says where an edge is, in degrees: what a new edge is expected to do is what edges near by do, as far as they are known. Makes the
+    /// edge known; ignored for an edge too many and for what is no place.
+    pub fn set_place(&mut self, edge: &str, latitude: f64, longitude: f64) {
+        if let Some(e) = self.registry.edge(edge) {
+            self.registry.locate(e, Place::new(latitude, longitude));
         }
     }
 
@@ -240,6 +252,9 @@ impl Engine {
         if onset {
             self.registry.onset(slot, i.minute);
         }
+        if !self.config.without.contains(&Part::Bindings) {
+            self.bindings.record(edge, i.function, i.minute, instances);
+        }
         if self.config.key_histories {
             for instance in instances {
                 self.record_key(edge, function, slot, instance.as_ref(), i.minute, offset);
@@ -286,6 +301,7 @@ impl Engine {
     pub(crate) fn put(&self, out: &mut impl Write) -> io::Result<()> {
         self.models.iter().try_for_each(|m| m.put(out))?;
         (&self.archetypes, self.clock, self.started, self.ticks, self.counters).serialize(out)?;
+        self.bindings.serialize(out)?;
         self.registry.put(out)
     }
 
@@ -294,6 +310,7 @@ impl Engine {
         self.models.iter_mut().try_for_each(|m| m.take(from))?;
         (self.archetypes, self.clock, self.started, self.ticks, self.counters) =
             BorshDeserialize::deserialize_reader(from)?;
+        self.bindings = BorshDeserialize::deserialize_reader(from)?;
         self.registry.take(from)?;
         let hinted = self.registry.pairs.iter().zip(0..).filter(|(pair, _)| !pair.hints.is_empty());
         self.hinted = hinted.map(|(_, slot)| slot).collect();
@@ -434,16 +451,18 @@ pub(crate) fn surroundings(
     let sibling_lag = function.sibling_lag(pair.edge, now);
     let young = now - pair.history.first < YOUNG || edge.first.is_none_or(|first| now - first < YOUNG);
     let elsewhere = (young && function.slots.len() > 1).then(|| {
-        let (mut hits, mut days) = (0.0f32, 0.0f32);
-        for &s in function.slots.iter().take(16) {
-            let other = &registry.pairs[s as usize];
+        let mut elsewhere = Elsewhere::default();
+        let others = || function.slots.iter().map(|&s| &registry.pairs[s as usize]);
+        let near = others().filter(|other| edge.nearness(other.edge) > 0.0);
+        let far = others().filter(|other| edge.nearness(other.edge) <= 0.0);
+        for other in near.chain(far).take(16) {
             let known = ((now - other.history.first) / 1440).clamp(0, 14) as u32;
             if other.edge != pair.edge && other.history.active > 0 && known > 0 {
-                hits += season_hits(&other.history, now + edge.offset, horizon, known);
-                days += known as f32;
+                let hits = season_hits(&other.history, now + edge.offset, horizon, known);
+                elsewhere.add(hits, known as f32, edge.nearness(other.edge));
             }
         }
-        (days > 0.0).then_some((hits + 0.05) / (days + 1.0))
+        elsewhere.share()
     });
     Surroundings {
         offset: edge.offset,

@@ -153,7 +153,9 @@ pub(crate) fn inputs_of(part: Part) -> Vec<usize> {
         Part::Siblings => (vec![OTHER_INPUTS + 1, OTHER_INPUTS + 10], &[6]),
         Part::Clocks => ((CLOCK_INPUTS..CLOCK_INPUTS + MIXED_CLOCKS.len()).collect(), &[]),
         Part::Archetypes => (Vec::new(), &[14, 15]),
-        Part::Calibration | Part::Guard | Part::Refinement | Part::Recall => (Vec::new(), &[]),
+        Part::Calibration | Part::Guard | Part::Refinement | Part::Recall | Part::Bindings => {
+            (Vec::new(), &[])
+        }
     };
     inputs.into_iter().chain(tables.iter().map(|t| TABLE_INPUTS + t)).collect()
 }

@@ -47,6 +47,8 @@ pub struct InstanceRead {
     pub confidence: f64,
     /// Whether that comes from a history of its own rather than from the share.
     pub own_history: bool,
+    /// Whether it comes from the key that another function has just read.
+    pub bound: bool,
     /// Whether it is sure enough to be scheduled.
     pub reaches_floor: bool,
 }
@@ -110,15 +112,16 @@ impl Engine {
         let around = surroundings(&self.registry, pair, now, horizon, model.heat.of(pair.edge));
         let evidence = model.gather(&pair.history, now, &around);
         let (parts, fallen_back) = model.contributions(&evidence);
-        let expected = self.expectation(pair, &window, request);
+        let expected = self.expectation(pair, &window, request, &self.bound(request));
         let reaches_floor = expected.firm() >= request.floor && expected.probability > 0.0;
         let mut reads: Vec<InstanceRead> = self
             .instances(pair, &expected, &window)
             .map(|r| InstanceRead {
-                instance: r.instance.to_owned(),
+                instance: r.instance.into_owned(),
                 share: f64::from(r.share),
                 confidence: r.p,
                 own_history: r.own,
+                bound: r.bound,
                 reaches_floor: reaches_floor && r.p * expected.trust >= request.floor,
             })
             .collect();

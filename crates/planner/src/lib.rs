@@ -14,6 +14,8 @@
 //! | `experts`, `tables` | what each side of a history says |
 //! | `model`, `mixer`, `calibration`, `guard` | one probability out of all experts, made honest, watched for drift |
 //! | `keys`, `associations` | which shard instances a function reads; which key follows which |
+//! | `bindings` | which function reads the key that another has just read |
+//! | `places` | which edges are near one another |
 //! | `hints` | what somebody has declared, and how far it is true |
 //! | `window` | windows that are none of the horizons |
 //! | `schedule` | from probabilities to what is published |
@@ -26,6 +28,7 @@
 pub mod advice;
 mod archetypes;
 mod associations;
+mod bindings;
 mod calibration;
 mod config;
 mod engine;
@@ -42,6 +45,7 @@ mod minutes;
 mod mixer;
 mod model;
 mod numeric;
+mod places;
 mod quality;
 mod recall;
 mod refinement;

@@ -11,6 +11,7 @@ use crate::gaps::GapRing;
 use crate::hints::Hint;
 use crate::history::History;
 use crate::keys::Keys;
+use crate::places::Place;
 use crate::state::sound;
 use crate::transitions::{Chain, PairRef, RecentOnsets};
 
@@ -22,6 +23,9 @@ pub(crate) struct Edge {
     pub(crate) offset: i64,
     /// Minute of its first known invocation, if any.
     pub(crate) first: Option<i64>,
+    place: Option<Place>,
+    /// How near each other edge is, by its number; empty where no place is known.
+    near: Vec<f32>,
     pub(crate) recent: RecentOnsets,
 }
 
@@ -35,6 +39,13 @@ pub(crate) struct Function {
     refs: u32,
     /// Latest onsets at two different edges, the newest first: `(edge, minute)`.
     latest: [Option<(u32, i64)>; 2],
+}
+
+impl Edge {
+    /// How near another edge is, 0..=1; 0 where that is not known.
+    pub(crate) fn nearness(&self, other: u32) -> f32 {
+        self.near.get(other as usize).copied().unwrap_or(0.0)
+    }
 }
 
 impl Function {
@@ -139,9 +150,36 @@ impl Registry {
         }
         let name: Arc<str> = name.into();
         let e = self.edges.len() as u32;
-        self.edges.push(Edge { name: name.clone(), offset: 0, first: None, recent: RecentOnsets::default() });
+        self.edges.push(Edge {
+            name: name.clone(),
+            offset: 0,
+            first: None,
+            place: None,
+            near: Vec::new(),
+            recent: RecentOnsets::default(),
+        });
         self.by_edge.insert(name, e);
         Some(e)
+    }
+
+    /// Sets where an edge is.
+    pub(crate) fn locate(&mut self, edge: u32, place: Option<Place>) {
+        if self.edges[edge as usize].place == place {
+            return;
+        }
+        self.edges[edge as usize].place = place;
+        let places: Vec<Option<Place>> = self.edges.iter().map(|e| e.place).collect();
+        for (at, edge) in self.edges.iter_mut().enumerate() {
+            let Some(here) = edge.place else {
+                edge.near.clear();
+                continue;
+            };
+            let near = |(other, place): (usize, &Option<Place>)| match place {
+                Some(place) if other != at => here.nearness(*place),
+                _ => 0.0,
+            };
+            edge.near = places.iter().enumerate().map(near).collect();
+        }
     }
 
     pub(crate) fn function(&mut self, name: &str) -> u32 {

@@ -1,8 +1,11 @@
 //! From probabilities to a schedule: which shard instances each edge should hold for which functions in a window.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::bindings::Bound;
 use crate::engine::Engine;
 use crate::registry::Pair;
 use crate::window::Derivation;
@@ -83,26 +86,41 @@ const KEY_EVIDENCE: u32 = 3;
 
 /// One shard instance that a function may read.
 pub(crate) struct Read<'a> {
-    pub(crate) instance: &'a str,
+    pub(crate) instance: Cow<'a, str>,
     /// Share of the function's invocations that read it.
     pub(crate) share: f32,
     /// Probability that it is read within the window.
     pub(crate) p: f64,
     /// Whether that comes from a history of its own.
     pub(crate) own: bool,
+    /// Whether it comes from the key that another function has read.
+    pub(crate) bound: bool,
 }
 
 /// What is expected of a function within a window.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Expectation {
     pub(crate) probability: f64,
     /// Discount for how little is known, 0..=1.
     pub(crate) trust: f64,
     /// Whether a declared time lies in the window.
     hinted: bool,
+    /// Instances whose key another function has just read, with their probabilities.
+    bound: Vec<(String, f64)>,
 }
 
 impl Expectation {
+    /// A function that reads one of these runs at least as likely as it reads the likeliest of them.
+    fn bind(&mut self, bound: Vec<(String, f64)>) {
+        let likeliest = bound.iter().map(|b| b.1).fold(0.0, f64::max);
+        if likeliest > 0.0 {
+            let firm = self.firm().max(likeliest);
+            self.probability = self.probability.max(likeliest);
+            self.trust = (firm / self.probability).min(1.0);
+        }
+        self.bound = bound;
+    }
+
     /// The discounted probability, which has to reach the floor.
     pub(crate) fn firm(&self) -> f64 {
         self.probability * self.trust
@@ -145,8 +163,9 @@ impl Engine {
         }
         let mut by_edge: Vec<Vec<ScheduleEntry>> = vec![Vec::new(); self.registry.edges.len()];
         let Some(derivation) = self.derivation(request) else { return Ok(Vec::new()) };
+        let bound = self.bound(request);
         for pair in self.registry.pairs.iter().filter(|p| p.instance.is_none()) {
-            let expected = self.expectation(pair, &derivation, request);
+            let expected = self.expectation(pair, &derivation, request, &bound);
             if expected.firm() >= request.floor {
                 self.entries(pair, &expected, &derivation, request.floor, &mut by_edge[pair.edge as usize]);
             }
@@ -191,15 +210,22 @@ impl Engine {
         pair: &Pair,
         window: &Derivation,
         request: &WindowRequest,
+        bound: &Bound,
     ) -> Expectation {
         let alone = window.probability(&self.config().horizons, |h| self.probability(pair, h));
-        let mut expected = Expectation { probability: alone, trust: self.trust(pair), hinted: false };
+        let trust = self.trust(pair);
+        let mut expected = Expectation { probability: alone, trust, hinted: false, bound: Vec::new() };
         for (hint, _) in self.hints_within(pair, request) {
             // Declared is known, however little has been seen.
             let firm = hint.mix(expected.firm());
             let probability = hint.mix(expected.probability);
             let trust = if probability > 0.0 { (firm / probability).min(1.0) } else { 0.0 };
-            expected = Expectation { probability, trust, hinted: true };
+            expected = Expectation { probability, trust, hinted: true, ..expected };
+        }
+        if !bound.is_empty() {
+            let function = &self.registry.functions[pair.function as usize].name;
+            let key: (u32, Box<str>) = (pair.edge, (&**function).into());
+            expected.bind(bound.get(&key).cloned().unwrap_or_default());
         }
         expected
     }
@@ -213,12 +239,12 @@ impl Engine {
         floor: f64,
         out: &mut Vec<ScheduleEntry>,
     ) {
-        let mut expected: Vec<(f64, &str)> = self
+        let mut expected: Vec<(f64, Cow<'_, str>)> = self
             .instances(pair, expected, window)
             .filter(|i| i.p * expected.trust >= floor)
             .map(|i| (rounded(i.p), i.instance))
             .collect();
-        expected.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(b.1)));
+        expected.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
         for group in expected.chunk_by(|a, b| a.0 == b.0) {
             out.push(ScheduleEntry {
                 function_id: self.registry.functions[pair.function as usize].name.to_string(),
@@ -228,20 +254,26 @@ impl Engine {
         }
     }
 
+    /// What is expected at all edges because its key was read, in a window.
+    pub(crate) fn bound(&self, request: &WindowRequest) -> Bound {
+        let (after, until) = request.minutes();
+        self.clock().map_or_else(Bound::new, |now| self.bindings.expected(now, after, until))
+    }
+
     /// What the function reads, and with which probability within the window.
     pub(crate) fn instances<'a>(
         &'a self,
         pair: &'a Pair,
-        expected: &Expectation,
+        expected: &'a Expectation,
         window: &'a Derivation,
-    ) -> impl Iterator<Item = Read<'a>> + use<'a> {
-        let &Expectation { probability, hinted, .. } = expected;
+    ) -> impl Iterator<Item = Read<'a>> + 'a {
+        let &Expectation { probability, hinted, ref bound, .. } = expected;
         // A function that runs several times in the window reads several keys.
         let minutes = window.length.max(1.0);
         let now = self.clock().unwrap_or(0);
         let recent = f64::from(pair.history.minutes.count(now - 240, now)) * minutes / 240.0;
         let calls = f64::from(pair.history.intensity) * recent.max(1.0);
-        shares(pair).map(move |(instance, share)| {
+        let usual = shares(pair).map(move |(instance, share)| {
             let by_share = probability * (1.0 - (1.0 - f64::from(share)).powf(calls.max(1.0)));
             let own = self.key_pair(pair, instance).filter(|key| key.history.active >= KEY_EVIDENCE);
             let p = own.map_or(by_share, |key| {
@@ -249,8 +281,17 @@ impl Engine {
                 // The key's own history knows nothing of what was declared.
                 if hinted { alone.max(by_share) } else { alone }
             });
-            Read { instance, share, p, own: own.is_some() }
-        })
+            let known = bound.binary_search_by(|b| b.0.as_str().cmp(instance)).map_or(0.0, |at| bound[at].1);
+            Read { instance: instance.into(), share, p: p.max(known), own: own.is_some(), bound: known > p }
+        });
+        let others = bound.iter().filter(|b| !shares(pair).any(|(instance, _)| instance == b.0));
+        usual.chain(others.map(|(instance, p)| Read {
+            instance: instance.as_str().into(),
+            share: 0.0,
+            p: *p,
+            own: false,
+            bound: true,
+        }))
     }
 
     fn key_pair(&self, pair: &Pair, instance: &str) -> Option<&Pair> {

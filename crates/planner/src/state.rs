@@ -16,7 +16,7 @@ use crate::mixer::{INPUTS, SETS};
 use crate::refinement::{CELLS, TRAITS};
 
 /// To be raised whenever what is remembered changes its meaning; a change of its shape shows by itself.
-const VERSION: u64 = 4;
+const VERSION: u64 = 5;
 
 /// Why state can't be used.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]

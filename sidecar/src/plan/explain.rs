@@ -213,7 +213,11 @@ impl fmt::Display for Answer {
             percent(e.floor)
         )?;
         for r in &e.reads {
-            let how = if r.own_history { "by its own history" } else { "by its share" };
+            let how = match (r.bound, r.own_history) {
+                (true, _) => "another function has just read the key",
+                (_, true) => "by its own history",
+                _ => "by its share",
+            };
             let kept = if r.reaches_floor { "" } else { ", not scheduled" };
             writeln!(
                 f,

@@ -205,6 +205,9 @@ impl Learner {
                 _ => LocalTime::Fixed(0),
             };
             self.local.insert(edge.name.clone(), local);
+            if let (Some(north), Some(east)) = (edge.latitude, edge.longitude) {
+                self.engine.set_place(&edge.name, north, east);
+            }
         }
         self.take_hints(catalog, now.timestamp());
         if self.cursor.is_some() {

@@ -26,7 +26,10 @@ proptest! {
             let (function, edge) = (format!("f{who}"), format!("e{}", who % 4));
             match kind {
                 0..=2 => {
-                    engine.observe::<&str>(&Invocation { calls, ..at(&function, &edge, minute) });
+                    let key = format!("{}?id={}", ["orders", "invoices"][usize::from(kind == 1)], tame % 8);
+                    let instances = [key.as_str(), "products", "s?a=1&b=2", "?", "x?=", "s?=1"];
+                    let instances = &instances[..1 + (calls % 6) as usize];
+                    engine.observe(&Invocation { calls, instances, ..at(&function, &edge, minute) });
                 }
                 3 => {
                     let mut sound = true;

@@ -1,11 +1,13 @@
 //! The engine as its callers see it, on generated traces.
 
 mod ablation;
+mod bindings;
 mod calibration;
 mod cold_start;
 mod hints;
 mod honesty;
 mod hostile;
+mod regions;
 mod restart;
 mod scale;
 mod schedules;
