@@ -93,6 +93,8 @@ async fn what_stands_in_front_of_the_search_path_is_not_run() -> Result<()> {
             format!("SELECT foreshard.create_query_shard('{who} query', 'SELECT pg_catalog.count(*) AS n FROM public.t JOIN public.u ON u.t OPERATOR(pg_catalog.=) t.id WHERE t.id OPERATOR(pg_catalog.=) $1', '{{t}}')"),
             format!("SELECT foreshard.map_function('{who}', '{{{who},{who} all,{who} query}}')"),
             format!("SELECT foreshard.create_edge('{who}', 1.5, 2.5)"),
+            format!("SELECT foreshard.hint_function('{who}', '@daily', '{who}'), foreshard.hint_function('{who}', '@hourly')"),
+            format!("SELECT foreshard.unhint_function('{who}', '@hourly')"),
             format!("SELECT foreshard.publish_schedule('{who}', pg_catalog.now(), pg_catalog.now() OPERATOR(pg_catalog.+) '1 min'::pg_catalog.interval,
                 '[{{\"function_id\":\"{who}\",\"shard_list\":[\"{who}?id=1\"],\"confidence\":0.5}}]')"),
             QUALITY.replace("dba", who),
@@ -103,7 +105,7 @@ async fn what_stands_in_front_of_the_search_path_is_not_run() -> Result<()> {
             "SELECT foreshard.commit_token(), foreshard.version()".to_owned(),
             "SELECT * FROM foreshard.health()".to_owned(),
             "SELECT * FROM foreshard.shards".to_owned(),
-            "SELECT * FROM foreshard.function_shards, foreshard.edges, foreshard.schedules, foreshard.executions, foreshard.advice".to_owned(),
+            "SELECT * FROM foreshard.function_shards, foreshard.hints, foreshard.edges, foreshard.schedules, foreshard.executions, foreshard.advice".to_owned(),
         ] {
             let done = session.batch_execute(&call).await;
             // Mallory may not do all of it; what he may not is refused in words of the extension.
