@@ -9,7 +9,8 @@ use rustix::process::Signal;
 use tokio_postgres::{Client, NoTls};
 
 use crate::account::Account;
-use crate::process::{ExitedEarly, Process};
+use crate::port;
+use crate::process::Process;
 use crate::{Server, eventually};
 
 /// Of the superuser `postgres`, over TCP. Nobody but this machine can reach a throwaway cluster.
@@ -17,9 +18,6 @@ pub(crate) const SUPERUSER_PASSWORD: &str = "throwaway";
 
 /// How long a start (crash recovery included) or a stop may take.
 const START_WITHIN: Duration = Duration::from_secs(60);
-
-/// Free ports are found by asking the system for one; somebody else may take it before the server does.
-const PORT_ATTEMPTS: usize = 5;
 
 /// How to set up a cluster. The defaults are what foreshard needs; tests of misconfiguration leave parts out.
 #[derive(Debug, Clone)]
@@ -273,16 +271,16 @@ impl Cluster {
     pub async fn start_again(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "the server is running already");
         let chosen_before = self.port != 0;
-        for attempt in 1..=PORT_ATTEMPTS {
+        for attempt in 1..=port::ATTEMPTS {
             if !chosen_before {
-                self.port = free_port()?;
+                self.port = port::free()?;
             }
             match self.try_start().await {
                 Ok(process) => {
                     self.process = Some(process);
                     return Ok(());
                 }
-                Err(error) if attempt < PORT_ATTEMPTS && port_was_taken(&error) => {}
+                Err(error) if attempt < port::ATTEMPTS && port::was_taken(&error) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -447,12 +445,4 @@ pub(crate) async fn connect(url: &str) -> Result<Client> {
         tokio_postgres::connect(url, NoTls).await.context("connecting to PostgreSQL")?;
     tokio::spawn(connection);
     Ok(client)
-}
-
-fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
-fn port_was_taken(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<ExitedEarly>().is_some_and(|ended| ended.output.contains("Address already in use"))
 }

@@ -9,6 +9,7 @@ pub mod commit_lsns;
 mod delay_proxy;
 pub mod history;
 mod http;
+mod port;
 mod process;
 mod program;
 mod server;

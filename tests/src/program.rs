@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use crate::http::{Client, Endpoint};
 use crate::process::Process;
-use crate::{EdgeLogin, eventually};
+use crate::{EdgeLogin, eventually, port};
 
 /// How long a sidecar may take until it follows the stream.
 const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -104,9 +104,15 @@ impl SidecarOptions {
 
     /// Starts it and waits until it follows the stream.
     pub async fn start(self) -> Result<Sidecar> {
-        let mut sidecar = self.spawn()?;
-        sidecar.wait_ready().await?;
-        Ok(sidecar)
+        for attempt in 1..=port::ATTEMPTS {
+            let mut sidecar = self.clone().spawn()?;
+            match sidecar.wait_ready().await {
+                Ok(()) => return Ok(sidecar),
+                Err(error) if attempt < port::ATTEMPTS && port::was_taken(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        unreachable!("the last attempt returns")
     }
 
     /// Starts it without waiting: for an origin that is down.
@@ -115,7 +121,7 @@ impl SidecarOptions {
         let endpoint = if self.unix_socket {
             Endpoint::Unix(dir.path().join("http"))
         } else {
-            Endpoint::Tcp(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
+            Endpoint::Tcp(format!("127.0.0.1:{}", port::free()?))
         };
         let process = spawn_sidecar(&self, &endpoint, dir.path())?;
         Ok(Sidecar { process, http: Client::new(endpoint), options: self, dir })
