@@ -45,11 +45,9 @@ CREATE TABLE foreshard.executions (
     logged_xid  xid8 NOT NULL DEFAULT pg_current_xact_id(),
     logged_at   timestamptz NOT NULL DEFAULT now(),
     segment     int2 NOT NULL DEFAULT foreshard.log_segment(),
-    PRIMARY KEY (segment, id)
+    PRIMARY KEY (logged_xid, id, segment)
 ) PARTITION BY LIST (segment);
-CREATE INDEX executions_logged ON foreshard.executions (logged_xid, id);
-CREATE INDEX executions_started ON foreshard.executions USING brin (started_at);
-CREATE INDEX executions_logged_at ON foreshard.executions USING brin (logged_at);
+CREATE INDEX executions_times ON foreshard.executions USING brin (started_at, logged_at);
 COMMENT ON TABLE foreshard.executions IS 'execution log of edge functions, shipped in batches by the edges; maintain() keeps it within its retention';
 COMMENT ON COLUMN foreshard.executions.logged_xid IS
     'an incremental reader takes rows below pg_snapshot_xmin(pg_current_snapshot()) in (logged_xid, id) order and misses none';

@@ -92,26 +92,30 @@ impl Connection {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(error.into()),
             }
-            if self.is_complete()? {
+            if is_complete(&self.answer[..self.received])? {
                 self.received = 0;
                 return Ok(true);
             }
         }
     }
+}
 
-    fn is_complete(&self) -> Result<bool> {
-        let mut headers = [httparse::EMPTY_HEADER; 32];
-        let mut head = httparse::Response::new(&mut headers);
-        let httparse::Status::Complete(length) = head.parse(&self.answer[..self.received])? else {
-            return Ok(false);
-        };
-        ensure!(head.code == Some(200), "status {:?}", head.code);
-        let body = head.headers.iter().find(|h| h.name.eq_ignore_ascii_case("content-length"));
-        let body = body.context("an answer without content-length")?;
-        let body: usize = std::str::from_utf8(body.value)?.parse()?;
-        ensure!(length + body < LONGEST && self.received <= length + body, "an answer of {body} bytes");
-        Ok(self.received == length + body)
-    }
+/// Whether that is a whole answer.
+///
+/// # Errors
+/// A status other than 200, or an answer that is too long or doesn't say how long it is.
+pub(crate) fn is_complete(received: &[u8]) -> Result<bool> {
+    let mut headers = [httparse::EMPTY_HEADER; 32];
+    let mut head = httparse::Response::new(&mut headers);
+    let httparse::Status::Complete(length) = head.parse(received)? else {
+        return Ok(false);
+    };
+    ensure!(head.code == Some(200), "status {:?}", head.code);
+    let body = head.headers.iter().find(|h| h.name.eq_ignore_ascii_case("content-length"));
+    let body = body.context("an answer without content-length")?;
+    let body: usize = std::str::from_utf8(body.value)?.parse()?;
+    ensure!(length + body < LONGEST && received.len() <= length + body, "an answer of {body} bytes");
+    Ok(received.len() == length + body)
 }
 
 /// [`generate`] in a process of its own on one core: answers per second.

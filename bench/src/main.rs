@@ -9,6 +9,7 @@ mod fetch_cpu;
 mod flights;
 mod hit_rps;
 mod load;
+mod parked;
 mod recovery;
 mod results;
 mod write_tps;

@@ -1,8 +1,8 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use foreshard_protocol::{CatalogSnapshot, encode};
+use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
-use pgrx::{JsonB, PgSqlErrorCode};
 
 use crate::catalog::{self, Edge, Tables, fail};
 use crate::pg::scan::View;
@@ -72,14 +72,13 @@ fn nudge(edge: Option<&str>) -> i64 {
     position.0.cast_signed()
 }
 
-/// Appends to the execution log; the number of rows.
+/// Appends to the execution log; the number of rows. The batch is of the SQL type `jsonb`, and is not looked at here.
 #[pg_extern(sql = false)]
-fn log_executions(edge: Option<&str>, batch: Option<JsonB>, call: pg_sys::FunctionCallInfo) -> i64 {
+fn log_executions(edge: Option<&str>, call: pg_sys::FunctionCallInfo) -> i64 {
     authorized(edge);
-    let Some(batch) = batch else {
+    trampoline::append_executions(edge.unwrap_or_default(), call).unwrap_or_else(|| {
         fail(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, "batch must not be NULL", "");
-    };
-    trampoline::append_executions(trampoline::owner_of(call), edge.unwrap_or_default(), batch)
+    })
 }
 
 /// Microseconds since 1970-01-01 UTC.

@@ -5,6 +5,7 @@
 
 use std::ffi::{CStr, c_int};
 
+use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
@@ -152,20 +153,28 @@ unsafe fn fetch(call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
 }
 
 /// The owner of the function that is being called, for functions that pgrx declares.
-pub(crate) fn owner_of(call: pg_sys::FunctionCallInfo) -> Oid {
+fn owner_of(call: pg_sys::FunctionCallInfo) -> Oid {
     // SAFETY: pgrx passes the call that is running.
     unsafe { owner((*(*call).flinfo).fn_oid) }
 }
 
-/// Appends a batch to the execution log as `owner`; the number of rows.
-pub(crate) fn append_executions(owner: Oid, edge: &str, batch: pgrx::JsonB) -> i64 {
-    let _acting = Acting::as_owner(owner);
-    let written = pgrx::Spi::get_one_with_args::<i64>(
-        "SELECT foreshard.append_executions($1, $2)",
-        &[edge.into(), batch.into()],
-    );
+/// Appends the batch that `log_executions(text, jsonb)` is called with to the execution log, as the owner of that function: the number of
+/// rows, or nothing if the batch is NULL.
+pub(crate) fn append_executions(edge: &str, call: pg_sys::FunctionCallInfo) -> Option<i64> {
+    // SAFETY: pgrx passes the call that is running, of a function with two arguments. The batch is handed on as it came: taking JSON
+    // apart and together again would be most of the work.
+    let batch = unsafe {
+        let batch = &*(*call).args.as_ptr().add(1);
+        if batch.isnull {
+            return None;
+        }
+        DatumWithOid::new(batch.value, pg_sys::JSONBOID)
+    };
+    let _acting = Acting::as_owner(owner_of(call));
+    let written =
+        Spi::get_one_with_args::<i64>("SELECT foreshard.append_executions($1, $2)", &[edge.into(), batch]);
     match written {
-        Ok(written) => written.unwrap_or_default(),
+        Ok(written) => written.or(Some(0)),
         Err(problem) => error!("{problem}"),
     }
 }

@@ -58,9 +58,10 @@ async fn converse(
 ) -> anyhow::Error {
     let mut heartbeat = interval(config.heartbeat);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // Writing the log must not wait for a synchronous standby: heartbeats would wait behind it, and copies go stale.
-    let local = timeout(config.connect_timeout, client.batch_execute("SET synchronous_commit = local"));
-    match local.await {
+    // Writing the log must not wait for a synchronous standby: heartbeats would wait behind it, and copies go stale. Nor for the disk, which
+    // it would keep from the application's commits: an origin that crashes may forget the executions of its last moments.
+    let lazily = timeout(config.connect_timeout, client.batch_execute("SET synchronous_commit = off"));
+    match lazily.await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => return OriginError::of(&error).into(),
         Err(_) => return anyhow::anyhow!("no answer from the origin"),
