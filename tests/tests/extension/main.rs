@@ -1,5 +1,6 @@
 //! The extension on a real PostgreSQL, through SQL only: what DBAs call, what the plugin decodes, what a fetch gives.
 
+mod alterations;
 mod api;
 mod bad_input;
 mod bad_queries;
