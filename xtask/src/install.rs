@@ -36,6 +36,8 @@ pub(crate) struct Server {
     pub(crate) release: String,
     library_dir: String,
     share_dir: String,
+    /// Whether the headers that pgrx makes its bindings from are there.
+    headers: bool,
 }
 
 impl Server {
@@ -48,7 +50,8 @@ impl Server {
         ensure!(MAJORS.contains(&major), "{version} is not supported; PostgreSQL 15 to 18 are");
         let library_dir = ask(&pg_config, "--pkglibdir")?;
         let share_dir = ask(&pg_config, "--sharedir")?;
-        Ok(Self { pg_config, major, release, library_dir, share_dir })
+        let headers = Path::new(&ask(&pg_config, "--includedir-server")?).join("postgres.h").exists();
+        Ok(Self { pg_config, major, release, library_dir, share_dir, headers })
     }
 
     /// Where the library goes.
@@ -116,6 +119,17 @@ fn release_of(version: &str) -> Result<(u32, String)> {
 
 /// Builds the library; the workspace's target directory is shared by all majors, so the file is read right away.
 fn library(build: &Build, server: &Server, release: bool) -> Result<PathBuf> {
+    if !server.headers {
+        ensure!(
+            !release,
+            "PostgreSQL {} has no server headers here, and what is built without them is for tests only: install its \
+             development package (postgresql-server-dev-{}, postgresql{}-devel)",
+            server.release,
+            server.major,
+            server.major
+        );
+        return library_without_headers(build, server);
+    }
     // A library has the same file name for every major, and cargo takes the one that was built last for the one that is asked
     // for, if no source has changed since. Without the file it builds.
     let made = build.made(release);
@@ -124,6 +138,15 @@ fn library(build: &Build, server: &Server, release: bool) -> Result<PathBuf> {
             fs::remove_file(&built).with_context(|| built.display().to_string())?;
         }
     }
+    let mut cargo = cargo_for(build, server);
+    if release {
+        cargo.arg("--release");
+    }
+    ensure!(cargo.status()?.success(), "building the extension for PostgreSQL {} failed", server.major);
+    Ok(made.join("libforeshard_pg.so"))
+}
+
+fn cargo_for(build: &Build, server: &Server) -> Command {
     let mut cargo = build.cargo();
     cargo.env("PGRX_PG_CONFIG_PATH", &server.pg_config).args([
         "build",
@@ -134,11 +157,17 @@ fn library(build: &Build, server: &Server, release: bool) -> Result<PathBuf> {
         "--features",
         &format!("pg{}", server.major),
     ]);
-    if release {
-        cargo.arg("--release");
-    }
+    cargo
+}
+
+/// Builds against the bindings that pgrx brings for its documentation, in a target folder of their own.
+fn library_without_headers(build: &Build, server: &Server) -> Result<PathBuf> {
+    let target = build.made(false).with_file_name("without-headers");
+    let wrapper = workspace()?.join("scripts/without-headers/rustc.sh");
+    let mut cargo = cargo_for(build, server);
+    cargo.env("CARGO_TARGET_DIR", &target).env("DOCS_RS", "1").env("RUSTC_WRAPPER", wrapper);
     ensure!(cargo.status()?.success(), "building the extension for PostgreSQL {} failed", server.major);
-    Ok(made.join("libforeshard_pg.so"))
+    Ok(target.join("debug/libforeshard_pg.so"))
 }
 
 /// The control file.
