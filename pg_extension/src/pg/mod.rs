@@ -17,6 +17,7 @@ mod ffi;
 mod glance;
 pub(crate) mod identity;
 pub(crate) mod invalidation;
+mod linger;
 mod load;
 pub(crate) mod log;
 mod plugin;

@@ -8,6 +8,7 @@ use pgrx::{PgMemoryContexts, pg_sys};
 
 use super::change::RowChange;
 use super::context::{Context, Switched};
+use super::linger::Pace;
 use super::{Oid, invalidation, log, settings};
 use crate::catalog::POSTGRES_EPOCH;
 use crate::output_plugin::{Commit, Session, options};
@@ -17,6 +18,7 @@ struct Decoding {
     session: Session,
     scratch: Context,
     changes: u32,
+    pace: Pace,
 }
 
 /// After so many changes without output the connection is given a sign of life, as pgoutput does.
@@ -58,6 +60,7 @@ unsafe extern "C-unwind" fn startup(
             session: Session::new(options, slot),
             scratch: Context::new(c"foreshard decoding"),
             changes: 0,
+            pace: Pace::default(),
         };
         (*ctx).output_plugin_private =
             PgMemoryContexts::For((*ctx).context).leak_and_drop_on_delete(decoding).cast();
@@ -131,7 +134,7 @@ unsafe extern "C-unwind" fn change(
     // SAFETY: a callback of the server; the row change lives inside it.
     unsafe {
         let Some(decoding) = decoding(ctx) else { return };
-        let Decoding { session, scratch, changes } = decoding;
+        let Decoding { session, scratch, changes, .. } = decoding;
         sign_of_life(ctx, changes);
         let row = RowChange::new(relation, change);
         if scratch.run(|| session.change(&row)) {
@@ -165,11 +168,12 @@ unsafe extern "C-unwind" fn commit(
     // SAFETY: a callback of the server; `out` is the buffer between prepare and write.
     unsafe {
         let Some(decoding) = decoding(ctx) else { return };
-        let Decoding { session, scratch, changes } = decoding;
+        let Decoding { session, scratch, changes, pace } = decoding;
         settings::release();
         *changes = 0;
         if !session.has_news() {
-            return pg_sys::OutputPluginUpdateProgress(ctx, true);
+            pg_sys::OutputPluginUpdateProgress(ctx, true);
+            return pace.linger(ctx);
         }
         let commit = Commit {
             xid: log::widen((*txn).xid),
@@ -187,6 +191,7 @@ unsafe extern "C-unwind" fn commit(
             }
             None => pg_sys::OutputPluginUpdateProgress(ctx, true),
         }
+        pace.linger(ctx);
     }
 }
 
