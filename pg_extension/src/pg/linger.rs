@@ -60,9 +60,11 @@ impl Pace {
             ((*(*ctx).reader).EndRecPtr, !waited_for)
         };
         if self.note(Instant::now(), end) && lingers {
-            std::thread::sleep(LINGER);
-            // SAFETY: reads shared memory; the timeline is not asked for.
-            self.known = unsafe { pg_sys::GetFlushRecPtr(std::ptr::null_mut()) };
+            // SAFETY: a signal may end the sleep early. Then shared memory is read; the timeline is not asked for.
+            self.known = unsafe {
+                pg_sys::pg_usleep(LINGER.as_micros() as _);
+                pg_sys::GetFlushRecPtr(std::ptr::null_mut())
+            };
         }
     }
 }
