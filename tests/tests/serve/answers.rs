@@ -240,5 +240,22 @@ async fn an_idle_edge_follows_and_does_not_hold_the_log() -> Result<()> {
     .await?;
     let answer = edge.http.rows("checkout", "products", "", &[("Foreshard-Min-Lsn", &at)]).await?;
     assert_eq!(answer.status, 200, "{}", answer.text());
+
+    // Where only another database writes, too: the log of it is passed, and given back.
+    shop.db.batch_execute("CREATE DATABASE elsewhere").await?;
+    let elsewhere = shop.origin.connect_to("elsewhere").await?;
+    elsewhere
+        .batch_execute("CREATE TABLE t AS SELECT g, repeat('x', 500) FROM generate_series(1, 50000) g")
+        .await?;
+    let at = token(&shop.db).await?;
+    eventually("the slot needs no log of before", SOON, || async {
+        // Where running transactions are logged, as the server does by itself every 15 s if something was written, the slot may move on.
+        elsewhere.batch_execute("CHECKPOINT").await?;
+        let query = "SELECT confirmed_flush_lsn >= $1::text::pg_lsn AND restart_lsn >= $1::text::pg_lsn FROM pg_replication_slots";
+        Ok(elsewhere.query_one(query, &[&at]).await?.get::<_, bool>(0).then_some(()))
+    })
+    .await?;
+    let answer = edge.http.rows("checkout", "products", "", &[("Foreshard-Min-Lsn", &at)]).await?;
+    assert_eq!(answer.status, 200, "{}", answer.text());
     Ok(())
 }
