@@ -121,16 +121,22 @@ impl Shop {
 
     /// All patterns in turn, so that they share the cache; gives each one's hits, by name.
     pub(crate) async fn run(&self, seed: u64, patterns: &[Pattern]) -> Result<Vec<(&'static str, Hits)>> {
-        let mut random = StdRng::seed_from_u64(seed);
         let mut hits: Vec<(&'static str, Hits)> =
             patterns.iter().map(|p| (p.name, Hits::default())).collect();
-        for _ in 0..CALLS {
-            for (pattern, (_, hits)) in patterns.iter().zip(&mut hits) {
-                hits.calls += 1;
-                hits.hits += usize::from(self.call(&(pattern.call)(&mut random)).await?);
-            }
+        for (at, call) in calls(seed, patterns) {
+            let (_, hits) = &mut hits[at];
+            hits.calls += 1;
+            hits.hits += usize::from(self.call(&call).await?);
         }
         Ok(hits)
+    }
+
+    /// The calls of one pattern out of such a run.
+    pub(crate) async fn repeat(&self, seed: u64, patterns: &[Pattern], name: &str) -> Result<()> {
+        for (_, call) in calls(seed, patterns).into_iter().filter(|(at, _)| patterns[*at].name == name) {
+            self.call(&call).await?;
+        }
+        Ok(())
     }
 
     /// Whether the call found all it needs.
@@ -164,6 +170,13 @@ pub(crate) enum Call {
 pub(crate) struct Pattern {
     pub(crate) name: &'static str,
     call: fn(&mut StdRng) -> Call,
+}
+
+/// The calls of one run, each with the number of its pattern.
+fn calls(seed: u64, patterns: &[Pattern]) -> Vec<(usize, Call)> {
+    let mut random = StdRng::seed_from_u64(seed);
+    let all = (0..CALLS).flat_map(|_| patterns.iter().enumerate());
+    all.map(|(at, pattern)| (at, (pattern.call)(&mut random))).collect()
 }
 
 /// A few of many, some more often than others: as people are.

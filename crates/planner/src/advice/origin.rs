@@ -238,8 +238,10 @@ impl Definitions {
         self.shard(name).is_some() || self.queries.iter().any(|q| q.name == name)
     }
 
+    /// The table that a shard is of; of a partition that no shard reads so far nothing else is known than of the table it is part of.
     pub(super) fn table_of(&self, shard: &Shard) -> Option<&Table> {
-        self.tables.get(&shard.table)
+        let is_part = |table: &&Table| table.partitions.iter().any(|p| p.table == shard.table);
+        self.tables.get(&shard.table).or_else(|| self.tables.values().find(is_part))
     }
 
     /// Bytes of one instance's copy.

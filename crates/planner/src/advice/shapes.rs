@@ -46,11 +46,7 @@ pub(super) fn narrower<'a>(context: &Context<'a>, replay: &mut Replay<'a>, found
             continue;
         }
         replay.propose(&[&shard.name], remake);
-        // Whatever changes may have been among the rows before, where the log does not say.
-        let blind = narrowed.shard.key.is_empty() && hides(&narrowed.shard, table);
-        let rows = if blind { 1.0 } else { (narrowed.shard.rows / shard.rows.max(1.0)).min(1.0) };
-        let share = rows * held(table, &narrowed.shard, used);
-        let load = definitions.table_of(&narrowed.shard).unwrap_or(table).changes_per_hour();
+        let load = load(context, shard, table, &narrowed.shard, used);
         found.push(Advice {
             kind: narrowed.kind,
             subject: shard.name.clone(),
@@ -64,7 +60,7 @@ pub(super) fn narrower<'a>(context: &Context<'a>, replay: &mut Replay<'a>, found
             statement: define(definitions, &narrowed.shard),
             undo: define(definitions, shard),
             rests_on: RestsOn { shards: vec![shard.name.clone()], functions: Vec::new() },
-            expected: expectation(used.accesses, now, then, (table.changes_per_hour(), load * share)),
+            expected: expectation(used.accesses, now, then, (table.changes_per_hour(), load)),
         });
     }
 }
@@ -86,6 +82,21 @@ fn is_worth_it(context: &Context<'_>, now: &Outcome, then: &Outcome) -> bool {
     saved >= WORTH_BYTES.min(room * 0.02)
         && saved >= WORTH * now.bytes_per_edge
         && loses <= TOLERATED * if fits_easily { 1.0 } else { 2.0 }
+}
+
+/// Row changes per hour that concern what an edge holds once a shard of this table is defined as another.
+pub(super) fn load(
+    context: &Context<'_>,
+    shard: &Shard,
+    table: &Table,
+    narrowed: &Shard,
+    used: &ShardUsage,
+) -> f64 {
+    // Whatever changes may have been among the rows before, where the log does not say.
+    let blind = narrowed.key.is_empty() && hides(narrowed, table);
+    let rows = if blind { 1.0 } else { (narrowed.rows / shard.rows.max(1.0)).min(1.0) };
+    let changes = context.definitions.table_of(narrowed).unwrap_or(table).changes_per_hour();
+    changes * rows * held(table, narrowed, used)
 }
 
 /// The share of a keyed shard's rows that one edge reads.

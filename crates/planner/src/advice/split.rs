@@ -2,7 +2,7 @@
 
 use super::origin::Shard;
 use super::replay::{Remake, Replay};
-use super::shapes::{expectation, narrow, remake};
+use super::shapes::{expectation, load, narrow, remake};
 use super::sql::{define, drop_shard, map};
 use super::usage::ShardUsage;
 use super::{Access, Advice, Context, Kind, RestsOn, spoken_of};
@@ -23,7 +23,7 @@ pub(super) fn by_function<'a>(context: &Context<'a>, replay: &mut Replay<'a>, fo
         if !several || spoken_of(context, found, &shard.name) {
             continue;
         }
-        let Some(parts) = parts(context, shard, &readers) else { continue };
+        let Some((parts, load)) = parts(context, shard, &readers) else { continue };
         let remakes: Vec<(String, Remake<'a>)> =
             parts.iter().map(|(f, part)| (f.clone(), remake(context, replay, part))).collect();
         let one: Remake<'a> = Box::new(move |access, read| {
@@ -36,8 +36,7 @@ pub(super) fn by_function<'a>(context: &Context<'a>, replay: &mut Replay<'a>, fo
         }
         replay.propose(&[&shard.name], one);
         let (statement, undo) = statements(context, shard, &readers, &parts);
-        let load = definitions.table_of(shard).map_or(0.0, |t| t.changes_per_hour());
-        let rows: f64 = parts.iter().map(|(_, part)| part.rows).sum();
+        let before = definitions.table_of(shard).map_or(0.0, |t| t.changes_per_hour());
         let names: Vec<String> =
             parts.iter().map(|(f, part)| format!("{f} has to read {}", part.name)).collect();
         found.push(Advice {
@@ -51,32 +50,30 @@ pub(super) fn by_function<'a>(context: &Context<'a>, replay: &mut Replay<'a>, fo
                 shards: vec![shard.name.clone()],
                 functions: readers.iter().map(|(f, _)| (*f).clone()).collect(),
             },
-            expected: expectation(
-                used.accesses,
-                now,
-                then,
-                (load, load * (rows / shard.rows.max(1.0)).min(1.0)),
-            ),
+            expected: expectation(used.accesses, now, then, (before, load)),
         });
     }
 }
 
-/// For each function its part, if every one has one.
+/// For each function its part, if every one has one, and the changes per hour that concern all parts.
 fn parts(
     context: &Context<'_>,
     shard: &Shard,
     readers: &[(&String, &Vec<String>)],
-) -> Option<Vec<(String, Shard)>> {
+) -> Option<(Vec<(String, Shard)>, f64)> {
+    let mut changes = 0.0;
     let table = context.definitions.table_of(shard)?;
     let part = |(number, (function, _)): (usize, &(&String, &Vec<String>))| {
         let own = |a: &&Access| a.function == **function;
         let used = ShardUsage::of(shard, table, context.accesses.iter().filter(own));
         let narrowed = narrow(shard, table, &used).filter(|n| n.kind != Kind::Columns)?;
+        changes += load(context, shard, table, &narrowed.shard, &used);
         // The functions' names may be anything: numbers do.
         let name = context.definitions.free_name(&format!("{}_{}", shard.name, number + 1));
         Some(((*function).clone(), Shard { name, ..narrowed.shard }))
     };
-    readers.iter().enumerate().map(part).collect()
+    let parts: Option<Vec<(String, Shard)>> = readers.iter().enumerate().map(part).collect();
+    parts.map(|parts| (parts, changes))
 }
 
 fn statements(

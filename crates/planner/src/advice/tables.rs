@@ -1,5 +1,7 @@
 //! What tables lack to serve the shards on them: indexes that find instances, old values that tell which one a change concerns.
 
+use std::collections::BTreeSet;
+
 use super::origin::{Shard, Table};
 use super::replay::{Read, Remake, Replay};
 use super::shapes::expectation;
@@ -74,6 +76,18 @@ pub(super) fn hides(shard: &Shard, table: &Table) -> bool {
     table.identity.as_ref().is_some_and(|covered| needed.iter().any(|c| !covered.contains(c)))
 }
 
+/// Instances of a shard that are read at the edge that reads most of them.
+fn instances(context: &Context<'_>, shard: &Shard) -> usize {
+    let used = context.usage.shards.get(&shard.name);
+    used.and_then(|u| u.instances.values().map(BTreeSet::len).max()).unwrap_or(0)
+}
+
+/// The share of the table's rows that one edge holds of a shard.
+pub(super) fn held(context: &Context<'_>, shard: &Shard, table: &Table) -> f64 {
+    let rows = (shard.rows / table.rows.max(1.0)).min(1.0);
+    rows * (instances(context, shard) as f64 / table.combinations(&shard.key)).min(1.0)
+}
+
 /// Keys and predicates that a deleted or moved row does not show, so that every such change concerns all instances.
 pub(super) fn identities<'a>(context: &Context<'a>, replay: &mut Replay<'a>, found: &mut Vec<Advice>) {
     let mut tables: Vec<(&Table, Vec<&Shard>, Vec<String>)> = Vec::new();
@@ -131,14 +145,10 @@ fn identity<'a>(
     let remake: Remake<'a> = Box::new(|_, read: Read| Some(Read { dropped: 0.0, ..read }));
     let (now, then) = (replay.as_is(&names), replay.if_remade(&names, &remake));
     replay.propose(&names, remake);
-    // Now each such change concerns all an edge holds of the shards; then the share of it that the edge holds.
+    // Now each such change concerns all an edge holds of each of the shards; then the share of it that the edge holds.
     let load = table.changes_per_hour();
-    let held = |s: &&Shard| {
-        let instances =
-            context.usage.shards.get(&s.name).and_then(|u| u.instances.values().map(|i| i.len()).max());
-        (instances.unwrap_or(0) as f64 / table.combinations(&s.key)).min(1.0)
-    };
-    let share = shards.iter().map(held).fold(0.0, f64::max);
+    let blind = shards.iter().filter(|s| instances(context, s) > 0).count().max(1) as f64;
+    let share: f64 = shards.iter().map(|s| held(context, s, table)).sum();
     Some(Advice {
         kind: Kind::ReplicaIdentity,
         subject: names.join(", "),
@@ -152,6 +162,6 @@ fn identity<'a>(
         statement,
         undo,
         rests_on: RestsOn { shards: names.iter().map(|n| (*n).to_owned()).collect(), functions: Vec::new() },
-        expected: expectation(context.usage.reads(names[0]), now, then, (load, load * share)),
+        expected: expectation(context.usage.reads(names[0]), now, then, (load * blind, load * share)),
     })
 }

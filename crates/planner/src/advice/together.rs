@@ -10,6 +10,7 @@ use super::origin::{Definitions, QueryShard, Shard, Table};
 use super::replay::{Read, Remake, Replay};
 use super::shapes::expectation;
 use super::sql::{define, define_query, drop_shard, identifier, identifiers, literal, map};
+use super::tables::{held, hides};
 use super::usage::{Usage, shard_of};
 use super::{Advice, Context, Kind, RestsOn, spoken_of};
 
@@ -221,7 +222,12 @@ fn join<'a>(
     let remake = as_one(replay, &names, bytes);
     let (now, then) = (replay.as_is(&names), replay.if_remade(&names, &remake));
     replay.propose(&names, remake);
-    let load = rows.changes_per_hour() + row.changes_per_hour();
+    // A change whose old row does not tell the key concerns every copy.
+    let concerned = |shard: &Shard, table: &Table| {
+        let share = if hides(shard, table) { 1.0 } else { held(context, shard, table) };
+        share * table.changes_per_hour()
+    };
+    let load = concerned(child, rows) + concerned(parent, row);
     Some(Advice {
         kind: Kind::Query,
         subject: format!("{}, {}", child.name, parent.name),
