@@ -4,6 +4,7 @@ mod advise;
 mod backtest;
 mod clock;
 mod config;
+mod coredump;
 mod doctor;
 mod feed;
 mod fetch;
@@ -62,6 +63,9 @@ const EX_USAGE: u8 = 64;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     logging::start();
+    if let Err(error) = coredump::forbid() {
+        tracing::warn!(%error, "a core file of this process, with rows and keys in it, can't be prevented");
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into()),

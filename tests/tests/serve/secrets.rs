@@ -44,6 +44,10 @@ async fn a_run_with_everything_logged_shows_no_secret() -> Result<()> {
         options
     };
     let mut edge = options(&url).start().await?;
+    // Whatever it dies of, its memory is not written to a file.
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", edge.process().id()))?;
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap_or_default();
+    ensure!(core.split_whitespace().filter(|word| *word == "0").count() == 2, "{core}");
     let claims =
         json!({"sub": "checkout", "aud": "foreshard", "exp": 4_000_000_000_u64, "name": "claim-Zq6"});
     let token = encode(&Header::default(), &claims, &EncodingKey::from_secret(SHARED.as_bytes()))?;
