@@ -328,8 +328,10 @@ async fn lost_sources_owners_and_roles_are_told() -> Result<()> {
         .db
         .batch_execute(
             "CREATE TABLE gone (id int); CREATE TABLE secured (id int); CREATE TABLE unlogged (id int);
+             CREATE TABLE hidden (id int); CREATE TABLE quiet (id int);
              SELECT foreshard.create_shard(n, n::regclass) FROM unnest('{gone,secured,unlogged}'::text[]) n;
-             DROP TABLE gone; ALTER TABLE secured ENABLE ROW LEVEL SECURITY; ALTER TABLE unlogged SET UNLOGGED;
+             SELECT foreshard.create_query_shard(n || ' query', 'SELECT id FROM ' || n) FROM unnest('{hidden,quiet}'::text[]) n;
+             ALTER TABLE hidden ENABLE ROW LEVEL SECURITY; ALTER TABLE quiet SET UNLOGGED; DROP TABLE gone; ALTER TABLE secured ENABLE ROW LEVEL SECURITY; ALTER TABLE unlogged SET UNLOGGED;
              CREATE ROLE sidecar LOGIN REPLICATION; SELECT foreshard.create_edge('ewr', role => 'sidecar');
              ALTER ROLE sidecar NOREPLICATION",
         )
@@ -338,6 +340,8 @@ async fn lost_sources_owners_and_roles_are_told() -> Result<()> {
     assert_eq!((status.as_str(), detail.as_str()), ("fail", "the source table is gone"));
     mends_itself(&origin, "shard secured", "row-level security").await?;
     mends_itself(&origin, "shard unlogged", "not logged").await?;
+    mends_itself(&origin, "shard \"hidden query\"", "public.hidden has row-level security").await?;
+    mends_itself(&origin, "shard \"quiet query\"", "public.quiet are not logged").await?;
     mends_itself(&origin, "role of edge ewr", "REPLICATION").await?;
     origin.db.batch_execute("REVOKE EXECUTE ON FUNCTION foreshard.fetch FROM sidecar").await?;
     mends_itself(&origin, "role of edge ewr", "may not call").await?;
@@ -348,5 +352,16 @@ async fn lost_sources_owners_and_roles_are_told() -> Result<()> {
     let (status, detail, _) = check(&origin, "slot of edge jfk").await?.expect("a line");
     assert_eq!(status, "warn");
     assert!(detail.contains("nobody reads slot"), "{detail}");
+    origin.db.batch_execute("DROP OWNED BY sidecar; DROP ROLE sidecar").await?;
+    for (edge, wanted, words) in
+        [("jfk", "warn", "only a superuser can run this edge"), ("ewr", "fail", "its role was dropped")]
+    {
+        let (status, detail, fix) = check(&origin, &format!("role of edge {edge}")).await?.expect("a line");
+        assert!(status == wanted && detail.contains(words), "{edge}: {status} {detail}");
+        let fix = fix.expect("a fix").replace('…', "postgres");
+        origin.db.batch_execute(&fix).await?;
+        let (status, ..) = check(&origin, &format!("role of edge {edge}")).await?.expect("a line");
+        assert_eq!(status, "ok", "{edge} after {fix}");
+    }
     Ok(())
 }

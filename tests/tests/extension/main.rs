@@ -15,6 +15,7 @@ mod fuzz;
 mod glance;
 mod health;
 mod hostile;
+mod injection;
 mod isolation;
 mod lifecycle;
 mod log;
