@@ -408,6 +408,11 @@ async fn options_of_the_plugin_are_checked() -> Result<()> {
         (", 'edge', 'jfk', 'protocol', '2', 'x', 'y'", S::INVALID_PARAMETER_VALUE, "unknown option \"x\""),
         (", 'edge', 'jfk', 'edge', 'jfk', 'protocol', '2'", S::INVALID_PARAMETER_VALUE, "twice"),
         (", 'edge', 'nope', 'protocol', '2'", S::UNDEFINED_OBJECT, "nope"),
+        (
+            ", 'edge', 'jfk', 'protocol', '2', 'deltas', 'all'",
+            S::INVALID_PARAMETER_VALUE,
+            "on or off, not \"all\"",
+        ),
     ] {
         let call = format!("SELECT pg_logical_slot_peek_binary_changes('{slot}', NULL, NULL{options})");
         let error = error_of(&origin.db, &call).await?;
