@@ -122,7 +122,8 @@ async fn a_transaction_of_a_million_rows_leaves_memory_flat() -> Result<()> {
     let after = (peak_of_walsender(&db).await?, peak(process)?);
     let answer = sidecar.http.rows("f", "t", "key=eq.zero", &[]).await?;
     assert_eq!(answer.json()?.as_array().map(Vec::len), Some(2), "{}", answer.text());
-    let grown = (after.0 - before.0, after.1 - before.1);
+    // What the kernel tells of a process is exact to some pages: a peak can seem to sink.
+    let grown = (after.0.saturating_sub(before.0), after.1.saturating_sub(before.1));
     ensure!(
         grown.0 < GROWTH_KIB && grown.1 < GROWTH_KIB,
         "walsender and sidecar have grown by {grown:?} KiB"
