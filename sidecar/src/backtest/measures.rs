@@ -20,7 +20,7 @@ const LONGEST_STEP: i64 = 5;
 const CURVE_POINTS: usize = 60;
 /// What is prefetched first is what is probable within the residency, and sooner rather than later: the shorter horizon
 /// (minutes) that tells, and its weight.
-const SOONER: (u32, f32) = (5, 0.3);
+const SOONER: (u32, f32) = (5, 0.4);
 
 /// Scores of one horizon.
 #[derive(Debug, Serialize)]

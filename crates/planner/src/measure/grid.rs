@@ -61,13 +61,19 @@ impl Grid {
             .map(|(i, &p)| (self.first + i as i64 * self.step, p))
     }
 
-    /// How soon what `self` expects will be of use: the probabilities of `self` and of a shorter horizon, for the same pairs
-    /// and decisions, in a weighted geometric mean. `share` (0..=1) is the weight of the shorter one.
+    /// How soon what `self` expects will be of use: a weighted geometric mean of its probabilities, now and one decision ago, and those of
+    /// a shorter horizon, for the same pairs and decisions. `share` (0..=1) is the weight of the shorter one.
     ///
-    /// Of what is equally probable within the long horizon, the call that comes first ranks first: it can't be fetched later.
+    /// Of what is equally probable within the long horizon, the call that comes first ranks first: it can't be fetched later. What
+    /// has just become probable ranks a little lower than what stays so.
     pub fn urgency(&self, sooner: &Grid, share: f32) -> Grid {
-        let blend = |(&p, &q): (&f32, &f32)| p.powf(1.0 - share) * q.powf(share);
-        Grid { p: self.p.iter().zip(&sooner.p).map(blend).collect(), ..*self }
+        let place = |(i, (&p, &q)): (usize, (&f32, &f32))| {
+            let first = i % self.decisions == 0;
+            let before = if first { p } else { self.p[i - 1] };
+            let before = if before.is_nan() { p } else { before };
+            (p * before).powf((1.0 - share) / 2.0) * q.powf(share)
+        };
+        Grid { p: self.p.iter().zip(&sooner.p).enumerate().map(place).collect(), ..*self }
     }
 
     /// What was said at the decision in this column, if the pair was known.
@@ -95,16 +101,24 @@ mod tests {
 
     #[test]
     fn what_comes_sooner_is_more_urgent() {
-        let (mut ten, mut five) = (Grid::new(3, 0, 1, 1), Grid::new(3, 0, 1, 1));
-        for (pair, p, q) in [(0, 0.5, 0.4), (1, 0.5, 0.1)] {
-            ten.set(pair, 1, p);
-            five.set(pair, 1, q);
+        let (mut ten, mut five) = (Grid::new(3, 0, 1, 2), Grid::new(3, 0, 1, 2));
+        for (pair, minute, p, q) in [(0, 1, 0.5, 0.4), (1, 1, 0.5, 0.1), (2, 1, 0.1, 0.1), (2, 2, 0.9, 0.3)] {
+            ten.set(pair, minute, p);
+            five.set(pair, minute, q);
         }
         let urgency = ten.urgency(&five, 0.5);
-        let at = |pair| urgency.at(pair, 1).unwrap();
-        assert!(at(0) > 2.0 * at(1) * 0.99 && at(0) < 0.5 && at(1) > 0.1, "{} {}", at(0), at(1));
-        assert_eq!((urgency.at(2, 1), urgency.span()), (None, ten.span()));
-        assert_eq!(ten.urgency(&five, 0.0).at(1, 1), Some(0.5));
+        let at = |pair, minute| urgency.at(pair, minute).unwrap();
+        assert!(
+            (at(0, 1) / at(1, 1) - 2.0).abs() < 1e-3 && (at(0, 1) - 0.2f32.sqrt()).abs() < 1e-3,
+            "{urgency:?}"
+        );
+        assert!(
+            (at(2, 2) - (0.3 * 0.3f32).sqrt()).abs() < 1e-3,
+            "between what is said and what was: {urgency:?}"
+        );
+        assert_eq!((urgency.at(0, 0), urgency.at(0, 2), urgency.span()), (None, None, ten.span()));
+        let without = ten.urgency(&five, 0.0);
+        assert!((without.at(0, 1).unwrap() - 0.5).abs() < 1e-6);
     }
 
     #[test]
