@@ -66,7 +66,8 @@ async fn main() -> Result<()> {
         }
     }
     if "commit_to_applied_vs_pg_recvlogical commit_to_applied_p99_vs_pg_recvlogical".contains(&args.only) {
-        for comparison in commit_to_applied::run(&cluster(&server).await?, args.rounds).await? {
+        let (ours, peer) = (cluster(&server).await?, cluster(&server).await?);
+        for comparison in commit_to_applied::run(&ours, &peer, args.rounds).await? {
             results.add(comparison);
         }
     }
