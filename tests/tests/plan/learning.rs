@@ -84,3 +84,35 @@ async fn an_execution_that_commits_late_is_not_passed_over() -> Result<()> {
     })
     .await
 }
+
+#[tokio::test]
+async fn a_key_that_was_just_read_is_published_for_the_function_that_follows() -> Result<()> {
+    let shop = Shop::open().await?;
+    shop.db
+        .batch_execute(
+            "CREATE TABLE invoice (id int PRIMARY KEY, customer int NOT NULL);
+             SELECT foreshard.create_shard('invoices', 'invoice', key => '{customer}');
+             SELECT foreshard.map_function('pay', '{invoices}')",
+        )
+        .await?;
+    // For two days somebody new looks into a cart every quarter of an hour, and pays ten minutes later. The last one, customer 7,777, has
+    // looked three minutes ago and is known nowhere else.
+    shop.log(&format!(
+        "WITH seen AS (SELECT at, CASE WHEN at = '{NOW}'::timestamptz - '3 min'::interval THEN 7777
+                 ELSE extract(epoch FROM at)::bigint / 900 END AS customer
+             FROM generate_series('{NOW}'::timestamptz - '2 days 3 min'::interval, '{NOW}', '15 min') AS at)
+         SELECT 'paris', 'checkout', at, ARRAY['cart?customer_id=' || customer] FROM seen
+         UNION ALL SELECT 'paris', 'pay', at + '10 min', ARRAY['invoices?customer=' || customer] FROM seen
+             WHERE at + '10 min' <= '{NOW}'"
+    ))
+    .await?;
+    Planner::once(&shop.origin.url(), &["--clock", &clock(1.0)?], ROUND).await?;
+    let entries = shop.latest().await?;
+    let its = entries.iter().find(|e| e.0 == "pay" && e.1.iter().any(|i| i == "invoices?customer=7777"));
+    assert!(its.is_some_and(|e| e.2 > 0.5), "{entries:?}");
+    // Who has paid is not expected to pay once more.
+    let paid = "invoices?customer=";
+    let others = entries.iter().flat_map(|e| &e.1).filter(|i| i.starts_with(paid)).count();
+    assert!(others <= 2, "{entries:?}");
+    Ok(())
+}
