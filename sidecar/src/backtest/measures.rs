@@ -18,6 +18,8 @@ pub(super) const REFRESH_OVERHEAD: f64 = 0.05;
 /// Longest step at which a residency of ten minutes can be replayed.
 const LONGEST_STEP: i64 = 5;
 const CURVE_POINTS: usize = 60;
+/// Minutes.
+const HOUR: i64 = 60;
 /// What is prefetched first is what is probable within the residency, and sooner rather than later: the shorter horizon
 /// (minutes) that tells, and its weight.
 const SOONER: (u32, f32) = (5, 0.4);
@@ -40,6 +42,9 @@ pub(super) struct Gains {
     pub(super) removed: [f64; 3],
     /// Savings over those of one who knows the future, at each of [`COST_RATIOS`].
     pub(super) savings: [f64; 3],
+    /// Savings in each whole hour by itself, nothing fetched before it, at the middle one of [`COST_RATIOS`]. Below nothing where
+    /// prefetching cost more than it saved.
+    pub(super) by_hour: Vec<f64>,
     /// Misses removed over byte overhead.
     pub(super) curve: Vec<Point>,
 }
@@ -129,6 +134,7 @@ fn of_method(trace: &Trace, plan: &Plan, method: &Method) -> Measures {
         Gains {
             removed: OVERHEADS.map(|target| removed_at(target, replay)),
             savings: COST_RATIOS.map(|ratio| reside(grid, calls, known, ratio as f32).savings(ratio)),
+            by_hour: by_hour(grid, calls, known),
             curve: curve(CURVE_POINTS, replay),
         }
     });
@@ -147,6 +153,15 @@ fn of_method(trace: &Trace, plan: &Plan, method: &Method) -> Measures {
         after_change: after_change.collect(),
         cache,
     }
+}
+
+fn by_hour(grid: &Grid, calls: &[Vec<i64>], known: i64) -> Vec<f64> {
+    let Some((first, last)) = grid.span() else { return Vec::new() };
+    let ratio = COST_RATIOS[1];
+    let hours = (first..=last + grid.step() - HOUR).step_by(HOUR as usize);
+    let savings =
+        |hour| reside(&grid.during(hour, hour + HOUR - 1), calls, known, ratio as f32).savings(ratio);
+    hours.map(savings).collect()
 }
 
 #[cfg(test)]

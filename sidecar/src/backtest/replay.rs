@@ -9,6 +9,11 @@ use foreshard_planner::{Engine, EngineConfig, Horizon, Invocation, Prediction};
 use super::predictions::PredictionsFile;
 use super::trace::Trace;
 
+/// The method that all the others are for comparison with.
+pub(super) const OURS: &str = "foreshard";
+/// The strongest of the others on most traces: how probable a call is after so long a pause.
+pub(super) const HAZARD: &str = "idle-time hazard";
+
 /// What to replay and score.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
@@ -74,7 +79,7 @@ pub(super) fn replay(
     })?;
     let (first, last) = trace.span();
     let cells = trace.pairs.len() * ((last - plan.score_from) / plan.step + 1) as usize * lengths.len();
-    let mut names = vec!["foreshard", "idle-time hazard"];
+    let mut names = vec![OURS, HAZARD];
     let mut baselines = None;
     if cells.saturating_mul(names.len() + Baseline::ALL.len()) <= MOST_CELLS {
         names.extend(Baseline::ALL.map(Baseline::name));

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::measures::{Measures, measure};
-use super::replay::{Outcome, Plan};
+use super::measures::{COST_RATIOS, Measures, measure};
+use super::replay::{HAZARD, OURS, Outcome, Plan};
 use super::trace::Trace;
 
 /// What a backtest found.
@@ -89,6 +89,9 @@ impl Report {
             let ([a, b, c], [x, y, z]) = (g.removed, g.savings);
             writeln!(f, "{:<20} {a:>10.3} {b:>9.3} {c:>9.3} {x:>12.3} {y:>8.3} {z:>8.3}", m.method)?;
         }
+        if let Some(hours) = self.hours() {
+            writeln!(f, "{hours}")?;
+        }
         let Some(ours) = self.methods.first() else { return Ok(()) };
         write!(f, "\nmisses after a change removed at 5 % overhead\n{:<20}", "rows change every")?;
         ours.after_change.iter().try_for_each(|a| write!(f, " {:>5} min", a.every))?;
@@ -101,6 +104,26 @@ impl Report {
         write!(f, "{:<20}", "overhead of all")?;
         ours.after_change.iter().try_for_each(|a| write!(f, " {:>9.3}", a.eager_overhead))?;
         writeln!(f)
+    }
+}
+
+impl Report {
+    /// Whether prefetching ever did harm, hour by hour: worse than none, worse than after the idle time alone.
+    pub(super) fn hours(&self) -> Option<String> {
+        let of = |name: &str| Some(&self.methods.iter().find(|m| m.method == name)?.cache.as_ref()?.by_hour);
+        let (ours, hazard) = (of(OURS)?, of(HAZARD)?);
+        let worst = |hours: &[f64]| hours.iter().copied().fold(f64::INFINITY, f64::min);
+        (!ours.is_empty()).then(|| {
+            format!(
+                "hour by hour at cost {}: worse than no prefetching in {} of {} hours, than the {HAZARD} in {}; worst hour {:.3}, of the {HAZARD} {:.3}",
+                COST_RATIOS[1],
+                ours.iter().filter(|s| **s < 0.0).count(),
+                ours.len(),
+                ours.iter().zip(hazard).filter(|(ours, hazard)| ours < hazard).count(),
+                worst(ours),
+                worst(hazard)
+            )
+        })
     }
 }
 

@@ -76,6 +76,15 @@ impl Grid {
         Grid { p: self.p.iter().zip(&sooner.p).enumerate().map(place).collect(), ..*self }
     }
 
+    /// The decisions from minute `from` up to and including `until` only.
+    pub fn during(&self, from: i64, until: i64) -> Grid {
+        let mut part = Grid::new(self.pairs(), from.max(self.first), self.step, until);
+        for pair in 0..self.pairs() {
+            self.row(pair).for_each(|(minute, p)| part.set(pair, minute, p));
+        }
+        part
+    }
+
     /// What was said at the decision in this column, if the pair was known.
     pub(super) fn at(&self, pair: usize, column: usize) -> Option<f32> {
         self.p.get(pair * self.decisions + column).copied().filter(|p| !p.is_nan())
@@ -97,6 +106,15 @@ mod tests {
         assert_eq!(g.row(1).collect::<Vec<_>>(), [(105, 0.5)]);
         assert_eq!(g.row(0).count(), 0);
         assert_eq!((g.at(1, 1), g.at(0, 0)), (Some(0.5), None));
+    }
+
+    #[test]
+    fn a_part_says_what_the_whole_says_then() {
+        let mut g = Grid::new(2, 100, 5, 200);
+        (100..=200).step_by(5).for_each(|m| g.set(1, m, m as f32 / 1000.0));
+        let part = g.during(160, 219);
+        assert_eq!((part.span(), part.pairs(), part.row(0).count()), (Some((160, 215)), 2, 0));
+        assert!(part.row(1).eq((160..=200).step_by(5).map(|m| (m, m as f32 / 1000.0))));
     }
 
     #[test]

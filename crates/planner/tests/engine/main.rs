@@ -4,6 +4,7 @@ mod ablation;
 mod bindings;
 mod calibration;
 mod cold_start;
+mod harm;
 mod hints;
 mod honesty;
 mod hostile;

@@ -73,7 +73,11 @@ pub(super) fn gains(report: &Report) -> String {
         Some(g.removed.iter().chain(&g.savings).map(|v| format!("<td>{v:.3}</td>")).collect())
     });
     html += "</table></div><figcaption>Misses removed at a byte overhead; savings, as a share of a clairvoyant's, of prefetching what is \
-             more probable than the cost ratio of a prefetch to a miss.</figcaption><br><div class=\"scroll\"><table><tr><th>rows change every</th>";
+             more probable than the cost ratio of a prefetch to a miss.";
+    if let Some(hours) = report.hours() {
+        let _ = write!(html, " {hours}.");
+    }
+    html += "</figcaption><br><div class=\"scroll\"><table><tr><th>rows change every</th>";
     if let Some(ours) = report.methods.first() {
         for a in &ours.after_change {
             let _ = write!(html, "<th>{} min</th>", a.every);
