@@ -86,7 +86,7 @@ async fn main() -> Result<()> {
     if "fetch_cpu_vs_row_to_json".contains(&args.only) {
         results.add(fetch_cpu::run(&cluster(&server).await?, args.rounds).await?);
     }
-    let writes = "write_tps_with_vs_without write_tps_vs_pgoutput";
+    let writes = "write_tps_with_vs_without write_tps_vs_pgoutput write_tps_saturated_with_vs_without write_tps_saturated_vs_pgoutput";
     if writes.contains(&args.only) {
         for comparison in write_tps::run(&server, args.rounds).await? {
             results.add(comparison);

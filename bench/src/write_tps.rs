@@ -9,8 +9,10 @@ use foreshard_tests::{Cluster, ClusterOptions, Server, Sidecar};
 use crate::results::Comparison;
 
 const SECONDS: &str = "8";
-/// Clients: they leave no core idle, so whatever else runs on the machine takes its time from them.
-const CLIENTS: &str = "8";
+/// pgbench's own default. It leaves a core of two to the server's other processes, as a server that is not overloaded does.
+const ONE: &str = "1";
+/// They leave no core idle, so that whatever else runs on the machine takes its time from them.
+const MANY: &str = "8";
 
 /// All clusters exist all the time and are measured in turn; all write the log that logical decoding needs.
 pub(crate) async fn run(server: &Server, rounds: usize) -> Result<Vec<Comparison>> {
@@ -27,37 +29,33 @@ pub(crate) async fn run(server: &Server, rounds: usize) -> Result<Vec<Comparison
     .await?;
     let _edge = Sidecar::start(&with.create_edge("bench").await?).await?;
     let _subscriber = Subscriber::start(&published).await?;
-    let (mut ours, mut peer, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
-    for round in 0..=rounds {
-        let rates = (pgbench(&with)?, pgbench(&without)?, pgbench(&published)?);
-        // The first round warms up.
-        if round > 0 {
-            ours.push(rates.0);
-            peer.push(rates.1);
-            theirs.push(rates.2);
+    let mut comparisons = Vec::new();
+    for (clients, without_it, against_publication) in [
+        (ONE, "write_tps_with_vs_without", "write_tps_vs_pgoutput"),
+        (MANY, "write_tps_saturated_with_vs_without", "write_tps_saturated_vs_pgoutput"),
+    ] {
+        let (mut ours, mut peer, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
+        for round in 0..=rounds {
+            let rates =
+                (pgbench(&with, clients)?, pgbench(&without, clients)?, pgbench(&published, clients)?);
+            // The first round warms up.
+            if round > 0 {
+                ours.push(rates.0);
+                peer.push(rates.1);
+                theirs.push(rates.2);
+            }
         }
+        let setting = format!(
+            "transactions/s of pgbench (TPC-B-like, clients: {clients}, fsync on) with 50 shards and one edge attached, which runs on the same machine"
+        );
+        let publication = "a publication of the same tables, followed by pg_recvlogical";
+        let mut compare = |id, peer_name, peer: &mut [f64]| {
+            Comparison::of(id, setting.clone(), "higher", &mut ours, peer_name, peer)
+        };
+        comparisons.push(compare(without_it, "without the extension", &mut peer)?);
+        comparisons.push(compare(against_publication, publication, &mut theirs)?);
     }
-    let setting = format!(
-        "transactions/s of pgbench (TPC-B-like, {CLIENTS} clients, fsync on) with 50 shards and one edge attached, which runs on the same machine"
-    );
-    Ok(vec![
-        Comparison::of(
-            "write_tps_with_vs_without",
-            setting.clone(),
-            "higher",
-            &mut ours.clone(),
-            "without the extension",
-            &mut peer,
-        )?,
-        Comparison::of(
-            "write_tps_vs_pgoutput",
-            setting,
-            "higher",
-            &mut ours,
-            "a publication of the same tables, followed by pg_recvlogical",
-            &mut theirs,
-        )?,
-    ])
+    Ok(comparisons)
 }
 
 /// Follows a publication of the tables that the shards are on, as cheaply as PostgreSQL's own tools can.
@@ -94,9 +92,11 @@ async fn cluster(server: &Server) -> Result<Cluster> {
     Ok(cluster)
 }
 
-fn pgbench(cluster: &Cluster) -> Result<f64> {
+fn pgbench(cluster: &Cluster, clients: &str) -> Result<f64> {
     let mut command = cluster.client_program("pgbench");
-    let output = command.args(["-n", "-c", CLIENTS, "-j", "2", "-T", SECONDS]).output().context("pgbench")?;
+    let threads = if clients == ONE { "1" } else { "2" };
+    let output =
+        command.args(["-n", "-c", clients, "-j", threads, "-T", SECONDS]).output().context("pgbench")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let rate = text.split("tps =").nth(1).and_then(|rest| rest.split_whitespace().next()?.parse().ok());
     rate.with_context(|| format!("no rate: {text}{}", String::from_utf8_lossy(&output.stderr)))
