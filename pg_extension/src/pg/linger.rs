@@ -2,7 +2,7 @@
 //!
 //! A walsender that has caught up is woken by every single commit: a signal that the committing session sends, a change of the running process,
 //! a packet, and another process woken by it. At thousands of commits per second these take more time from the writers than decoding does. One
-//! that sleeps for a moment finds several commits and is woken by none of them.
+//! that sleeps for a moment finds those that came meanwhile and is woken by none of them.
 
 use std::time::{Duration, Instant};
 
@@ -10,8 +10,8 @@ use pgrx::pg_sys;
 
 /// How long, at most: as much as a commit may come later to the edges. While they come less often than that no time is to be saved.
 const LINGER: Duration = Duration::from_millis(1);
-/// As many commits within that time make it worth while.
-const FEWEST: f64 = 2.0;
+/// As many commits within that time make it worth while: already one, which then wakes nobody.
+const FEWEST: f64 = 1.0;
 /// Commits that the average is over.
 const MEMORY: f64 = 64.0;
 /// A pause that says nothing about the commits around it.
@@ -35,7 +35,7 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// Notes a commit that ends at a position; whether a moment's sleep from here will find several others.
+    /// Notes a commit that ends at a position; whether a moment's sleep from here will find others.
     fn note(&mut self, now: Instant, end: u64) -> bool {
         let (seconds, bytes) = self.last.map_or((IDLE, 0), |(last, position)| {
             (now.saturating_duration_since(last).min(IDLE), end.saturating_sub(position))
