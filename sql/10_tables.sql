@@ -47,15 +47,17 @@ CREATE TABLE foreshard.shard_source (
     key_attnums    int2[] NOT NULL,
     predicate      text,
     predicate_tree text,
+    read_attnums   int2[],
     PRIMARY KEY (shard, ordinal)
 ) WITH (user_catalog_table = true, toast_tuple_target = 8160);
 ALTER TABLE foreshard.shard_source ALTER source_name SET STORAGE MAIN, ALTER key_attnums SET STORAGE MAIN,
-    ALTER predicate SET STORAGE MAIN, ALTER predicate_tree SET STORAGE MAIN;
+    ALTER predicate SET STORAGE MAIN, ALTER predicate_tree SET STORAGE MAIN, ALTER read_attnums SET STORAGE MAIN;
 CREATE INDEX shard_source_source ON foreshard.shard_source (source);
 COMMENT ON TABLE foreshard.shard_source IS 'what the query of a shard depends on, derived from its parse tree: one row for each place where it reads a table';
 COMMENT ON COLUMN foreshard.shard_source.key_attnums IS
     'columns that hold the parameters, in their order: a row concerns the instance it names; empty if it may concern any';
 COMMENT ON COLUMN foreshard.shard_source.predicate IS 'rows that do not satisfy it do not matter';
+COMMENT ON COLUMN foreshard.shard_source.read_attnums IS 'an update of other columns does not matter; null: any may';
 
 CREATE TABLE foreshard.mapping (
     function_id text COLLATE "C" NOT NULL CHECK (octet_length(function_id) BETWEEN 1 AND 256),

@@ -64,7 +64,7 @@ CREATE FUNCTION foreshard.predicate_text(source oid, tree text) RETURNS text
 COMMENT ON FUNCTION foreshard.predicate_text(oid, text) IS 'a shard predicate with the column names of now';
 
 CREATE FUNCTION foreshard.compile_query(query text, types oid[])
-    RETURNS TABLE (tree text, source oid, key_attnums int2[], predicate text, predicate_tree text)
+    RETURNS TABLE (tree text, source oid, key_attnums int2[], predicate text, predicate_tree text, read_attnums int2[])
     LANGUAGE c VOLATILE STRICT SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'compile_query_wrapper';
 COMMENT ON FUNCTION foreshard.compile_query(text, oid[]) IS

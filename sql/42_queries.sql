@@ -38,9 +38,10 @@ CREATE FUNCTION foreshard.query_derive() RETURNS trigger
                 END IF;
                 NEW.query_tree := found.tree;
                 at := at + 1;
-                INSERT INTO foreshard.shard_source (shard, ordinal, source, source_name, key_attnums, predicate, predicate_tree)
+                INSERT INTO foreshard.shard_source (shard, ordinal, source, source_name, key_attnums, predicate, predicate_tree,
+                        read_attnums)
                     VALUES (NEW.shard, at, found.source, foreshard.qualified_name(found.source), found.key_attnums,
-                        found.predicate, found.predicate_tree);
+                        found.predicate, found.predicate_tree, found.read_attnums);
             END LOOP;
         EXCEPTION WHEN OTHERS THEN
             -- As with predicates: what no longer fits is kept, with the reason. What was derived before stays in force.

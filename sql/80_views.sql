@@ -13,17 +13,20 @@ CREATE VIEW foreshard.shards AS
                 SELECT pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object('table', d.source_name, 'rows', d.predicate, 'key',
                         (SELECT pg_catalog.jsonb_agg(a.attname ORDER BY n.ordinality)
                             FROM pg_catalog.unnest(d.key_attnums) WITH ORDINALITY AS n(attnum, ordinality)
-                            JOIN pg_catalog.pg_attribute a ON a.attrelid = d.source AND a.attnum = n.attnum))
+                            JOIN pg_catalog.pg_attribute a ON a.attrelid = d.source AND a.attnum = n.attnum),
+                        'columns', CASE WHEN d.read_attnums IS NOT NULL THEN pg_catalog.to_jsonb(ARRAY(
+                            SELECT a.attname FROM pg_catalog.pg_attribute a
+                            WHERE a.attrelid = d.source AND a.attnum = ANY (d.read_attnums) ORDER BY a.attnum)) END)
                     ORDER BY d.ordinal)
                 FROM foreshard.shard_source d WHERE d.shard = s.name)
             ELSE pg_catalog.jsonb_build_array(pg_catalog.jsonb_build_object('table', s.source_name, 'rows', s.predicate, 'key',
-                CASE WHEN s.key <> '{}' THEN pg_catalog.to_jsonb(s.key) END))
+                CASE WHEN s.key <> '{}' THEN pg_catalog.to_jsonb(s.key) END, 'columns', pg_catalog.to_jsonb(s.columns)))
             END AS depends_on
     FROM foreshard.shard s LEFT JOIN pg_catalog.pg_class c ON c.oid = s.source
     LEFT JOIN foreshard.shard_query q ON q.shard = s.name;
 COMMENT ON VIEW foreshard.shards IS 'logical shards; defect says what keeps a shard from being served';
 COMMENT ON COLUMN foreshard.shards.depends_on IS
-    'tables whose changes concern the shard: of which rows (null: all), and by which columns the instance is told (null: it can''t be)';
+    'tables whose changes concern the shard: of which rows (null: all), by which columns the instance is told (null: it can''t be), and which columns it reads or shows (null: all)';
 
 CREATE VIEW foreshard.function_shards AS
     SELECT function_id, shard, ordinal FROM foreshard.mapping;

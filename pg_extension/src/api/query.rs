@@ -41,6 +41,7 @@ fn compile_query(
         name!(key_attnums, Vec<i16>),
         name!(predicate, Option<String>),
         name!(predicate_tree, Option<String>),
+        name!(read_attnums, Option<Vec<i16>>),
     ),
 > {
     let compiled = query::compile(query, types.len(), Some(&types));
@@ -49,7 +50,8 @@ fn compile_query(
         let source = Oid::from(found.table);
         let predicate_tree = predicate::conjunction(&found.predicates);
         let predicate = predicate_tree.as_deref().map(|tree| predicate::text(source, tree));
-        (tree.clone(), source, found.key, predicate, predicate_tree)
+        let read = compiled.columns.get(&found.table).cloned();
+        (tree.clone(), source, found.key, predicate, predicate_tree, read)
     }))
 }
 

@@ -40,6 +40,8 @@ pub(crate) struct Dependency {
     pub(crate) key_attnums: Vec<i16>,
     /// Which rows matter, as PostgreSQL's expression tree.
     pub(crate) predicate_tree: Option<String>,
+    /// Columns whose values matter; `None`: any, or not known here.
+    pub(crate) read_attnums: Option<Vec<i16>>,
 }
 
 impl Shard {
@@ -51,6 +53,7 @@ impl Shard {
                 source_name: self.source_name.clone(),
                 key_attnums: self.key_attnums.clone(),
                 predicate_tree: self.predicate_tree.clone(),
+                read_attnums: None,
             }]
         })
     }

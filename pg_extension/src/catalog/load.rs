@@ -125,6 +125,7 @@ fn dependency(row: &Row<'_>) -> Option<SourceRow> {
         source_name: row.text(4)?,
         key_attnums: row.smallints(5)?,
         predicate_tree: row.text(7),
+        read_attnums: row.smallints(8),
     };
     Some((row.text(1)?, row.integer(2)?, dependency))
 }

@@ -159,7 +159,12 @@ impl Sources {
             let form = named.as_ref().and_then(|named| RowForm::of(shard, named).ok());
             let number = |column: &ColumnShape| physical_column(&physical, mapping, column.attnum);
             let shown = form.as_ref().map(|form| form.chosen.iter().chain(&form.sorted_by).map(number));
-            let shown: Option<Vec<(i16, Oid)>> = shown.and_then(Iterator::collect);
+            let shown: Option<Vec<(i16, Oid)>> = match &dependency.read_attnums {
+                Some(read) if usable => {
+                    read.iter().map(|attnum| physical_column(&physical, mapping, *attnum)).collect()
+                }
+                _ => shown.and_then(Iterator::collect),
+            };
             let told =
                 form.as_ref().zip(named.as_ref()).filter(|(form, named)| may_be_told(shard, form, named));
             let row = told.and_then(|(form, _)| {

@@ -28,7 +28,7 @@ pub(crate) struct Wanted<'a> {
     pub(crate) predicate: WantedPredicate<'a>,
     /// Physical number of each column of the named table by its number − 1; 0 where there is none.
     pub(crate) mapping: &'a [i16],
-    /// The columns that copies show or are sorted by, if that can be told.
+    /// The columns that copies show or are sorted by, or that a query reads, if that can be told.
     pub(crate) shown: Option<Vec<i16>>,
     /// How its rows are written, if changes of rows can be told.
     pub(crate) row: Option<WantedRow>,
@@ -282,7 +282,7 @@ impl Evaluator {
                 if out(&old_presence) && out(&new_presence) {
                     continue;
                 }
-                if let (Before::Row(before), Some(after), true) = (&before, &after, old)
+                if let (Before::Row(before), Some(after), true) = (&before, &after, old || rule.identified)
                     && (old_presence, new_presence) == (Some(Presence::In), Some(Presence::In))
                     && rule.shows_no_difference(before, after)
                 {

@@ -18,8 +18,10 @@ pub(super) struct Rule {
     pub(super) decisive: Vec<i16>,
     /// The log has all of these of a row before a change.
     pub(super) settled: bool,
-    /// Columns that copies show or are sorted by, if that can be told.
+    /// Columns that copies show or are sorted by, or that a query reads, if that can be told.
     pub(super) shown: Option<Vec<i16>>,
+    /// The replica identity has all of these: an update without an old row in the log left them as they were.
+    pub(super) identified: bool,
     pub(super) row: Option<RowEncoder>,
 }
 
@@ -55,6 +57,9 @@ impl Rule {
             settled: decisive.iter().all(|attnum| identity.holds(*attnum)),
             predicate,
             decisive,
+            identified: shown
+                .as_ref()
+                .is_some_and(|shown| shown.iter().all(|attnum| identity.holds(*attnum))),
             shown,
             row,
         }

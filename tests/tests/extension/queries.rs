@@ -221,6 +221,71 @@ async fn what_is_derived_from_every_kind_of_query() -> Result<()> {
 }
 
 #[tokio::test]
+async fn an_update_of_columns_that_a_query_does_not_read_concerns_nobody() -> Result<()> {
+    let origin = Origin::followed(&format!(
+        "{SHOP} ALTER TABLE lines REPLICA IDENTITY DEFAULT;
+        SELECT foreshard.create_query_shard('account', $q$
+            SELECT c.name, count(o.id) AS orders FROM customers c LEFT JOIN orders o ON o.customer_id = c.id AND o.status <> 'void'
+            WHERE c.id = $1 GROUP BY c.name $q$, '{{customer}}');
+        SELECT foreshard.create_query_shard('card', 'SELECT to_jsonb(c) AS card FROM customers c WHERE c.id = $1', '{{id}}');
+        SELECT foreshard.create_query_shard('size', 'SELECT count(*) AS n FROM lines WHERE order_id = $1', '{{line}}');
+        SELECT foreshard.create_query_shard('prices', $q$
+            WITH named AS (SELECT id AS product_id, price FROM products)
+            SELECT sum(price) AS total FROM lines JOIN named USING (product_id) $q$)"
+    ))
+    .await?;
+    let columns = |shard: &str| {
+        format!(
+            "SELECT string_agg((d ->> 'table') || ' ' || (d -> 'columns')::text, '; ' ORDER BY d ->> 'table')
+             FROM foreshard.shards s, jsonb_array_elements(s.depends_on) d WHERE s.name = '{shard}'"
+        )
+    };
+    for (shard, expected) in [
+        ("account", r#"public.customers ["id", "name"]; public.orders ["id", "customer_id", "status"]"#),
+        ("card", "public.customers null"),
+        ("size", r#"public.lines ["order_id"]"#),
+        ("prices", r#"public.lines ["product_id"]; public.products ["id", "price"]"#),
+    ] {
+        assert_eq!(origin.value::<String>(&columns(shard)).await?, expected, "{shard}");
+    }
+    let nobody: [&str; 0] = [];
+    for (change, told) in [
+        ("UPDATE customers SET tier = 'lead' WHERE id = 1", vec!["card 1"]),
+        ("UPDATE customers SET tier = 'tin', name = 'al' WHERE id = 1", vec!["account 1", "card 1"]),
+        // Whole rows: there is no list of columns to compare.
+        ("UPDATE customers SET tier = tier, name = name", vec!["card 1 2 3"]),
+        ("UPDATE orders SET placed = '2026-02-02'", nobody.to_vec()),
+        ("UPDATE orders SET placed = NULL, status = 'shut' WHERE id = 20", vec!["account 2"]),
+        ("UPDATE products SET title = upper(title)", nobody.to_vec()),
+        ("UPDATE products SET price = price + 1 WHERE id = 7", vec!["prices Whole(Rows)"]),
+        // The log has no old row, which says that the primary key stayed; not all of what `prices` reads is in it after a move.
+        ("UPDATE lines SET quantity = quantity + 1", nobody.to_vec()),
+        ("UPDATE lines SET product_id = 9 WHERE order_id = 20", vec!["prices Whole(Rows)"]),
+        ("UPDATE lines SET order_id = 11 WHERE order_id = 20", vec!["size 11 20"]),
+        ("DELETE FROM lines WHERE order_id = 11 AND product_id = 7", vec!["prices Whole(Rows)", "size 11"]),
+        // What an old row would tell is not in the log any more.
+        ("ALTER TABLE customers REPLICA IDENTITY DEFAULT", nobody.to_vec()),
+        ("UPDATE customers SET tier = 'zinc' WHERE id = 2", vec!["account 2", "card 2"]),
+    ] {
+        let mut events = origin.after(change).await?;
+        events.sort();
+        assert_eq!(events, told, "{change}");
+    }
+    // A column that is computed when it is read depends on others.
+    if origin.value::<i32>("SELECT current_setting('server_version_num')::int / 10000").await? >= 18 {
+        origin
+            .db
+            .batch_execute(
+                "CREATE TABLE boxes (id int PRIMARY KEY, width int, height int, area int GENERATED ALWAYS AS (width * height));
+                 SELECT foreshard.create_query_shard('areas', 'SELECT sum(area) AS area FROM boxes')",
+            )
+            .await?;
+        assert_eq!(origin.value::<String>(&columns("areas")).await?, "public.boxes null");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn definitions_follow_renames_and_notice_what_is_gone() -> Result<()> {
     let origin = Origin::followed(&format!(
         "{SHOP} SELECT foreshard.create_query_shard('q', $q$

@@ -24,37 +24,6 @@ pub(super) unsafe fn check(query: *mut pg_sys::Query) {
     }
 }
 
-/// Every table in the query, at any depth.
-///
-/// # Safety
-/// `query` is an analysed query.
-pub(super) unsafe fn tables(query: *mut pg_sys::Query) -> Vec<u32> {
-    let mut tables = Vec::new();
-    // SAFETY: by contract; the context is what the walker expects.
-    unsafe { collect(query.cast(), (&raw mut tables).cast()) };
-    tables
-}
-
-#[pg_guard]
-unsafe extern "C-unwind" fn collect(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
-    if node.is_null() {
-        return false;
-    }
-    // SAFETY: called by the walkers with nodes of the query, and with the vector of `tables`.
-    unsafe {
-        if tag(node) != NodeTag::T_Query {
-            return ffi::expression_tree_walker(node, collect, context);
-        }
-        let query = node.cast::<pg_sys::Query>();
-        for entry in list::<pg_sys::RangeTblEntry>((*query).rtable) {
-            if (*entry).rtekind == RTEKind::RTE_RELATION {
-                (*context.cast::<Vec<u32>>()).push((*entry).relid.into());
-            }
-        }
-        ffi::query_tree_walker(query, collect, context)
-    }
-}
-
 fn refuse(message: &str, hint: &str) -> ! {
     fail(PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED, message, hint)
 }

@@ -2,9 +2,11 @@
 
 mod admit;
 mod build;
+mod columns;
 mod conditions;
 mod functions;
 
+use std::collections::BTreeMap;
 use std::ffi::{CString, c_void};
 
 use pgrx::pg_sys::{self, NodeTag};
@@ -23,6 +25,8 @@ pub(crate) struct Compiled {
     pub(crate) types: Vec<Oid>,
     /// What it reads.
     pub(crate) dependencies: Vec<Dependency>,
+    /// Of which columns, by the table's OID, in all places together; a table that is missing: of any.
+    pub(crate) columns: BTreeMap<u32, Vec<i16>>,
 }
 
 /// A stored query, ready to be run.
@@ -58,11 +62,16 @@ pub(crate) fn compile(query: &str, parameters: usize, types: Option<&[Oid]>) -> 
         let level = build::level(query);
         let mut dependencies = dependencies(&level, parameters);
         // What the derivation has not come across is no less read.
-        for table in admit::tables(query) {
-            if !dependencies.iter().any(|found| found.table == table) {
-                dependencies.push(Dependency { table, key: Vec::new(), predicates: Vec::new() });
+        let reads = columns::read(query);
+        for table in reads.keys() {
+            if !dependencies.iter().any(|found| found.table == *table) {
+                dependencies.push(Dependency { table: *table, key: Vec::new(), predicates: Vec::new() });
             }
         }
+        let columns = reads
+            .into_iter()
+            .filter_map(|(table, columns)| Some((table, columns?.into_iter().collect())))
+            .collect();
         if dependencies.is_empty() {
             fail(
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
@@ -70,7 +79,7 @@ pub(crate) fn compile(query: &str, parameters: usize, types: Option<&[Oid]>) -> 
                 "Nothing could ever change its result: a shard needs at least one table.",
             );
         }
-        Compiled { tree, types, dependencies }
+        Compiled { tree, types, dependencies, columns }
     }
 }
 
