@@ -25,6 +25,7 @@ const SCHEMA: &str = "
     ALTER TABLE busy REPLICA IDENTITY USING INDEX busy_identity;
     SELECT foreshard.create_shard('busy', 'busy', key => '{owner}');
     SELECT foreshard.map_function('f', '{busy}');
+    CREATE TABLE quiet (at int);
     CREATE PROCEDURE churn(passes int, size int) LANGUAGE plpgsql AS $$
     BEGIN
         FOR pass IN 1..passes LOOP
@@ -52,6 +53,10 @@ pub(crate) async fn run(server: &Server, rounds: usize) -> Result<Comparison> {
             let query = format!("owner=eq.{owner}&limit=1");
             ensure!(sidecar.http.rows("f", "busy", &query, &[]).await?.status == 200, "not served");
         }
+        // A copy that is ahead of the stream does not outlive the connection.
+        db.batch_execute("INSERT INTO quiet VALUES (1)").await?;
+        let written = token(&db).await?;
+        passed(&sidecar, written).await?;
         let applied = sidecar.metric("foreshard_deltas_applied_total").await?;
         let (apply, decode, took) = catch_up(&db, &mut sidecar).await?;
         let applied = sidecar.metric("foreshard_deltas_applied_total").await? - applied;
@@ -85,17 +90,26 @@ async fn catch_up(db: &Client, sidecar: &mut Sidecar) -> Result<(f64, f64, f64)>
     let end = "SELECT pg_terminate_backend(active_pid, 10000) FROM pg_replication_slots WHERE active";
     db.batch_execute(end).await?;
     db.batch_execute(&format!("CALL churn({PASSES}, {ROWS_PER_TRANSACTION})")).await?;
-    let token = "SELECT (foreshard.commit_token() - '0/0')::float8";
-    let token: f64 = db.query_one(token, &[]).await?.get(0);
+    let written = token(db).await?;
     let process = sidecar.process().id();
     let (before, began) = (seconds_of(process)?, Instant::now());
     sidecar.process().signal(Signal::CONT)?;
-    eventually("the sidecar has caught up", SOON, || async {
-        Ok((sidecar.metric("foreshard_applied_lsn").await? > token).then_some(()))
-    })
-    .await?;
+    passed(sidecar, written).await?;
     let (apply, took) = (seconds_of(process)? - before, began.elapsed().as_secs_f64());
     let walsender = db.query_opt("SELECT active_pid FROM pg_replication_slots WHERE active", &[]).await?;
     let walsender: i32 = walsender.context("the stream is not connected")?.get(0);
     Ok((apply, seconds_of(walsender.unsigned_abs())?, took))
+}
+
+/// Where the log of the origin is.
+async fn token(db: &Client) -> Result<f64> {
+    Ok(db.query_one("SELECT (foreshard.commit_token() - '0/0')::float8", &[]).await?.get(0))
+}
+
+/// Waits until the sidecar has applied what was written before.
+async fn passed(sidecar: &Sidecar, token: f64) -> Result<()> {
+    eventually("the sidecar has caught up", SOON, || async {
+        Ok((sidecar.metric("foreshard_applied_lsn").await? > token).then_some(()))
+    })
+    .await
 }
