@@ -8,7 +8,11 @@ use foreshard_tests::{Cluster, ClusterOptions, Server, Sidecar};
 
 use crate::results::Comparison;
 
-const SECONDS: &str = "8";
+/// Of one turn. What a disk does differs more from second to second than what is compared, so many short turns tell more than few
+/// long ones.
+const SECONDS: &str = "4";
+/// In each round.
+const TURNS: usize = 3;
 /// pgbench's own default. It leaves a core of two to the server's other processes, as a server that is not overloaded does.
 const ONE: &str = "1";
 /// They leave no core idle, so that whatever else runs on the machine takes its time from them.
@@ -35,11 +39,11 @@ pub(crate) async fn run(server: &Server, rounds: usize) -> Result<Vec<Comparison
         (MANY, "write_tps_saturated_with_vs_without", "write_tps_saturated_vs_pgoutput"),
     ] {
         let (mut ours, mut peer, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
-        for round in 0..=rounds {
+        for turn in 0..=rounds * TURNS {
             let rates =
                 (pgbench(&with, clients)?, pgbench(&without, clients)?, pgbench(&published, clients)?);
-            // The first round warms up.
-            if round > 0 {
+            // The first turn warms up.
+            if turn > 0 {
                 ours.push(rates.0);
                 peer.push(rates.1);
                 theirs.push(rates.2);
