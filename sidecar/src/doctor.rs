@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::Args;
 
+use crate::config::Mistakes;
 use crate::fetch::{OriginError, connect};
 use crate::origin::OriginAddress;
 
@@ -13,13 +14,16 @@ use crate::origin::OriginAddress;
 pub(crate) struct DoctorArgs {
     /// Connection string of the origin
     #[arg(long, value_name = "URL", env = "FORESHARD_ORIGIN", hide_env_values = true)]
-    origin: String,
+    origin: Option<String>,
 }
 
 /// Prints every check; fails if one of them failed.
 pub(crate) async fn run(args: DoctorArgs) -> anyhow::Result<()> {
-    let origin =
-        OriginAddress::parse(&args.origin).map_err(|mistake| anyhow::anyhow!("--origin: {mistake}"))?;
+    let origin = match &args.origin {
+        None => Err("missing: give --origin postgresql://USER@HOST:PORT/DATABASE".to_owned()),
+        Some(text) => OriginAddress::parse(text),
+    };
+    let origin = origin.map_err(|mistake| Mistakes(vec![format!("origin: {mistake}")]))?;
     let client = connect(&origin, Duration::from_secs(10)).await?;
     let query = "SELECT \"check\", status, detail, fix FROM foreshard.health()";
     let rows = client.query(query, &[]).await.map_err(|error| OriginError::of(&error))?;

@@ -49,11 +49,14 @@ enum Command {
     Backtest(backtest::BacktestArgs),
     /// Checks an origin and says what to fix
     Doctor(doctor::DoctorArgs),
-    /// Validates a configuration file, or lists every setting
+    /// Validates a configuration file, or lists every setting of `serve`
     Check {
         /// The file
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
+        /// It is one of `plan`, not of `serve`
+        #[arg(long, requires = "config")]
+        plan: bool,
     },
 }
 
@@ -78,7 +81,7 @@ fn main() -> ExitCode {
             Command::Explain(args) => plan::explain(*args).await,
             Command::Backtest(args) => backtest::run(args),
             Command::Doctor(args) => doctor::run(args).await,
-            Command::Check { config } => check(config),
+            Command::Check { config, plan } => check(config, plan),
         }
     });
     // A task that is blocked in the replication library must not keep the process.
@@ -98,14 +101,18 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn check(file: Option<PathBuf>) -> anyhow::Result<()> {
+fn check(file: Option<PathBuf>, plan: bool) -> anyhow::Result<()> {
     let Some(file) = file else {
         for setting in config::SETTINGS {
             println!("{:<22} {:<16} {}", setting.name, setting.default, setting.help);
         }
         return Ok(());
     };
-    config::Config::load(Some(&file), std::env::vars(), &[])?;
+    if plan {
+        plan::check(&file)?;
+    } else {
+        serve::doors(&config::Config::load(Some(&file), std::env::vars(), &[])?)?;
+    }
     println!("{}: valid", file.display());
     Ok(())
 }

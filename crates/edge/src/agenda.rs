@@ -43,7 +43,7 @@ fn rank(density: f64) -> Rank {
 
 /// By which entries are judged.
 pub(crate) struct Terms<'a> {
-    /// Entries that are believed this much or less are dropped.
+    /// Entries that claim this much or less are dropped, and all the more so once claims have proved too high.
     pub(crate) min_confidence: f64,
     pub(crate) costs: &'a Costs,
 }
@@ -89,8 +89,9 @@ impl Agenda {
     }
 
     /// Works out anew what is wanted: entries of the schedule in force and of the one that will be, `lead` from now, of a
-    /// known function and of shards that function may read, whose confidence, after what became of earlier ones, is above the
-    /// threshold and worth its bytes. `held` tells which instances need no fetch. Returns how many entries were dropped.
+    /// known function and of shards that function may read, whose confidence is above the threshold (less what trust was lost since
+    /// the beginning, so that the operator's number is taken literally until there is evidence) and, as far as it is believed,
+    /// worth the bytes. `held` tells which instances need no fetch. Returns how many entries were dropped.
     pub(crate) fn recompute(
         &mut self,
         trace_now: i64,
@@ -102,7 +103,7 @@ impl Agenda {
         self.schedules.retain(|schedule| schedule.ends_at > trace_now);
         let mut wanted: HashMap<Arc<str>, Want> = HashMap::new();
         let (mut dropped, mut below) = (0, Vec::new());
-        let trust = self.trust.factor();
+        let (trust, left) = (self.trust.factor(), self.trust.left());
         let current = self.in_force(trace_now);
         let coming =
             self.in_force(trace_now + lead).filter(|coming| current.is_none_or(|c| c.id != coming.id));
@@ -112,7 +113,7 @@ impl Agenda {
         for (entry, until, schedule) in entries {
             drawn_for = schedule;
             let believed = entry.confidence * trust;
-            if !(believed > terms.min_confidence && entry.confidence <= 1.0) {
+            if !(entry.confidence * left > terms.min_confidence && entry.confidence <= 1.0) {
                 dropped += 1;
                 if entry.confidence > terms.min_confidence {
                     below.extend(candidates(entry, until, terms.costs, definitions));
@@ -294,7 +295,7 @@ mod tests {
     }
 
     fn terms(costs: &Costs) -> Terms<'_> {
-        Terms { min_confidence: 0.2 * Trust::default().factor(), costs }
+        Terms { min_confidence: 0.2, costs }
     }
 
     fn schedule(id: i64, window: (i64, i64), entries: &[(&str, &[&str], f64)]) -> Schedule {
@@ -322,10 +323,11 @@ mod tests {
             ("f", &["a"], 0.9),
             ("f", &["b?k=3"], 0.2),
             ("f", &["b?k=4"], f64::NAN),
+            ("f", &["b?k=5"], 0.201),
         ];
         agenda.add(schedule(1, (0, 100), entries), 0);
         assert_eq!(agenda.recompute(0, 0, &terms(&Costs::new()), &definitions(), |_| false), 3);
-        assert_eq!(line(&mut agenda), ["a", "b?k=1"]);
+        assert_eq!(line(&mut agenda), ["a", "b?k=1", "b?k=5"], "a new edge takes the threshold literally");
     }
 
     /// What comes of schedules of one window each, that claim this and whose instances are all used, or none.
@@ -358,7 +360,7 @@ mod tests {
         // What became of a window is known when the next but one begins.
         assert_eq!(after(&mut agenda, 0..2, 0.9, false), 200);
         let tried = after(&mut agenda, 2..12, 0.9, false);
-        assert!(agenda.trust() < 0.2 / 0.9, "nothing of it is carried out any more: {}", agenda.trust());
+        assert!(agenda.trust.left() < 0.2 / 0.9, "nothing of it is carried out any more: {}", agenda.trust());
         assert_eq!(tried, 80, "and little is tried");
         let carried_out = after(&mut agenda, 12..150, 0.9, true);
         assert!(agenda.trust() > 0.8 && carried_out > 5_000, "{} {carried_out}", agenda.trust());
@@ -371,8 +373,9 @@ mod tests {
         let instances: Vec<String> = (0..10_000).map(|k| format!("b?k={k}")).collect();
         let names: Vec<&str> = instances.iter().map(String::as_str).collect();
         let (paying, below) = names.split_at(5_000);
-        let entries = [("f", paying, 0.9), ("f", below, 0.18), ("f", &["a", "c"][..], 0.18)];
+        let entries = [("f", paying, 0.9), ("f", below, 0.25), ("f", &["a", "c"][..], 0.25)];
         let mut agenda = Agenda::default();
+        (0..1_000).for_each(|i| agenda.trust.outcome(0.9, i % 2 == 0));
         agenda.add(schedule(1, (0, 100), &entries), 0);
         agenda.recompute(0, 0, &terms(&costs), &definitions(), |_| false);
         let line = line(&mut agenda);

@@ -80,10 +80,17 @@ impl EdgeCore {
         ]
     }
 
-    /// Instances of a shard held here: id, cache, bytes, microseconds since it was fetched.
-    pub fn held(&self, now: Now, shard: &str, most: usize) -> Vec<(Arc<str>, ServedFrom, usize, u64)> {
+    /// Instances of a shard held here that `shows` lets through: id, cache, bytes, microseconds since it was fetched.
+    pub fn held(
+        &self,
+        now: Now,
+        shard: &str,
+        most: usize,
+        shows: impl Fn(&str) -> bool,
+    ) -> Vec<(Arc<str>, ServedFrom, usize, u64)> {
         let of = |cache: &'_ Cache, from: ServedFrom| -> Vec<_> {
-            let found = cache.instances_of(shard).into_iter().filter_map(|instance| {
+            let visible = cache.instances_of(shard).into_iter().filter(|instance| shows(instance));
+            let found = visible.filter_map(|instance| {
                 let copy = cache.peek(&instance)?;
                 Some((instance, from, copy.bytes(), now.mono.saturating_sub(copy.fetched_at)))
             });

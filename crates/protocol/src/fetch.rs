@@ -70,7 +70,7 @@ pub struct FetchHeader {
 /// Why one instance could not be fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum FetchFailure {
-    /// No such shard, or no function of the edge is mapped to it.
+    /// No such shard.
     UnknownShard,
     /// The key columns named are not those of the definition.
     KeyMismatch,
@@ -80,6 +80,8 @@ pub enum FetchFailure {
     Broken,
     /// The instance is larger than the origin gives out at once.
     TooLarge,
+    /// No function is mapped to the shard.
+    NotMapped,
 }
 
 /// How the rows of an instance are sorted.

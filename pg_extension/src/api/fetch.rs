@@ -72,7 +72,7 @@ pub(crate) fn fetch(
     if ids.is_empty() {
         put(&encode(&FetchPart::Horizon(horizon(&tables))));
     }
-    let mut fetcher = Fetcher { mapped: &mapped, readable: BTreeMap::new() };
+    let mut fetcher = Fetcher { tables: &tables, mapped: &mapped, readable: BTreeMap::new() };
     for (index, id) in (0..).zip(&ids) {
         let answer = match id {
             Ok(id) => fetcher.instance(index, id),
@@ -105,6 +105,7 @@ fn horizon(tables: &Tables) -> Horizon {
 }
 
 struct Fetcher<'a> {
+    tables: &'a Tables,
     mapped: &'a BTreeMap<&'a str, Shard>,
     /// Prepared once per shard and call.
     readable: BTreeMap<String, Result<Readable, String>>,
@@ -114,7 +115,11 @@ impl Fetcher<'_> {
     /// The instance's messages. They are held back until it is complete, so that a failure in the middle takes them along.
     fn instance(&mut self, index: u32, id: &InstanceId) -> Result<Vec<Vec<u8>>, Failure> {
         let Some(shard) = self.mapped.get(id.shard.as_str()) else {
-            return Err((FetchFailure::UnknownShard, format!("no function is mapped to shard {}", id.shard)));
+            return Err(if catalog::is_defined(self.tables, &id.shard, View::Statement) {
+                (FetchFailure::NotMapped, format!("no function is mapped to shard {}", id.shard))
+            } else {
+                (FetchFailure::UnknownShard, format!("there is no shard {}", id.shard))
+            });
         };
         let owner = Oid::from(shard.owner);
         if !identity::role_exists(owner) {

@@ -91,6 +91,14 @@ pub(crate) fn definitions(tables: &Tables, view: View) -> Definitions {
     all
 }
 
+/// Whether there is a shard of that name, whoever may read it.
+pub(crate) fn is_defined(tables: &Tables, name: &str, view: View) -> bool {
+    let Some(index) = own_table(c"shard_pkey") else { return false };
+    let mut found = false;
+    matching_rows(tables.shard, Lookup { index, column: 1, text: name }, view, |_| found = true);
+    found
+}
+
 /// The shard of that name, if some function may read it.
 pub(crate) fn mapped_shard(tables: &Tables, name: &str, view: View) -> Option<Shard> {
     let by_shard = Lookup { index: own_table(c"mapping_shard")?, column: 3, text: name };

@@ -8,6 +8,8 @@ mod schedule;
 
 pub(crate) use definitions::{Definitions, Dependency, Shard};
 pub(crate) use failure::fail;
-pub(crate) use load::{Edge, Tables, definitions, edge, has_slot, mapped_shard, schedules, stored_query};
+pub(crate) use load::{
+    Edge, Tables, definitions, edge, has_slot, is_defined, mapped_shard, schedules, stored_query,
+};
 pub(crate) use rowform::RowForm;
 pub(crate) use schedule::{POSTGRES_EPOCH, schedule};

@@ -277,7 +277,8 @@ impl Session {
                     unsettled.retain(|xid| *xid != commit.xid);
                     events.extend((!unsettled.is_empty()).then_some(Event::Unsettled(unsettled)));
                 }
-                if !known.has_edge(&self.edge) {
+                // Without the extension there is no telling, and the edge may come back with it.
+                if known.tables.is_some() && !known.has_edge(&self.edge) {
                     events.push(Event::Catalog(CatalogChange::EdgeDropped));
                 }
             }

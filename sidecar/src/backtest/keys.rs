@@ -2,12 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
-use flate2::read::MultiGzDecoder;
 use foreshard_planner::Associations;
 use serde::Serialize;
 
@@ -90,10 +88,9 @@ impl Lru {
     }
 }
 
-/// Reads `seq,function_id,key` (gzip if the name ends in .gz); returns numbers of (function, key) in order of `seq`.
+/// Reads `seq,function_id,key`, plain or gzip; returns numbers of (function, key) in order of `seq`.
 pub(super) fn read(path: &Path) -> anyhow::Result<(Vec<u32>, usize)> {
-    let file = BufReader::new(File::open(path)?);
-    if path.extension().is_some_and(|e| e == "gz") { parse(MultiGzDecoder::new(file)) } else { parse(file) }
+    parse(super::input::open(path)?)
 }
 
 fn parse(input: impl Read) -> anyhow::Result<(Vec<u32>, usize)> {

@@ -1,6 +1,7 @@
 //! `foreshard backtest`: replays a trace through the models in order of time, never looking ahead, and scores what they
 //! predicted.
 
+mod input;
 mod keys;
 mod measures;
 mod page;

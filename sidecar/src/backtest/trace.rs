@@ -1,12 +1,10 @@
 //! Reads a trace: one line per minute, function and edge with at least one invocation.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use flate2::read::MultiGzDecoder;
 
 /// Invocations of one function at one edge in one minute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,14 +30,9 @@ pub(super) struct Trace {
 const FAR: i64 = 1000 * 366 * 1440;
 
 impl Trace {
-    /// Reads a file; gzip if its name ends in `.gz`.
+    /// Reads a file, plain or gzip.
     pub(super) fn read(path: &Path) -> anyhow::Result<Self> {
-        let file = BufReader::new(File::open(path)?);
-        if path.extension().is_some_and(|e| e == "gz") {
-            Self::parse(BufReader::new(MultiGzDecoder::new(file)))
-        } else {
-            Self::parse(file)
-        }
+        Self::parse(super::input::open(path)?)
     }
 
     pub(super) fn parse(input: impl Read) -> anyhow::Result<Self> {

@@ -120,7 +120,7 @@ impl Config {
         let mut mistakes = Vec::new();
         let mut values = sources::defaults();
         if let Some(path) = file {
-            read_file(path, &mut values, &mut mistakes);
+            read_file(path, &mut values, &mut mistakes).map_err(|mistake| Mistakes(vec![mistake]))?;
         }
         for (name, value) in environment {
             let Some(name) = name.strip_prefix("FORESHARD_") else { continue };

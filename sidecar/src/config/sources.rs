@@ -37,18 +37,18 @@ impl Reader<'_> {
 }
 
 /// The settings of a TOML file.
-pub(super) fn read_file(path: &Path, values: &mut Values, mistakes: &mut Vec<String>) {
+pub(super) fn read_file(path: &Path, values: &mut Values, mistakes: &mut Vec<String>) -> Result<(), String> {
     let shown = path.display().to_string();
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
-        Err(error) => return mistakes.push(format!("{shown}: cannot be read: {error}")),
+        Err(error) => return Err(format!("{shown}: cannot be read: {error}")),
     };
     let table = match text.parse::<toml::Table>() {
         Ok(table) => table,
         Err(error) => {
             let before = |span: std::ops::Range<usize>| text.as_bytes()[..span.start.min(text.len())].iter();
             let line = error.span().map_or(1, |span| before(span).filter(|byte| **byte == b'\n').count() + 1);
-            return mistakes.push(format!("{shown}, line {line}: {}", error.message()));
+            return Err(format!("{shown}, line {line}: {}", error.message()));
         }
     };
     for (name, value) in table {
@@ -67,6 +67,7 @@ pub(super) fn read_file(path: &Path, values: &mut Values, mistakes: &mut Vec<Str
             None => mistakes.push(format!("{name} ({shown}): no such setting{}", nearest(&name))),
         }
     }
+    Ok(())
 }
 
 fn nearest(name: &str) -> String {

@@ -6,6 +6,7 @@ mod past;
 mod replication;
 mod slot;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -27,25 +28,19 @@ const SILENCE: Duration = Duration::from_secs(20);
 /// How often the position is acknowledged while frames flow.
 const ACKNOWLEDGE_EVERY: Duration = Duration::from_millis(500);
 
-/// Follows the stream until the edge is dropped; every loss of the connection is followed by another attempt.
-pub(crate) async fn run(
-    config: Arc<Config>,
-    shared: Arc<Shared>,
-    keeper: Option<Arc<Keeper>>,
-) -> anyhow::Result<()> {
+/// Follows the stream; every end of it is followed by another attempt. That the edge was dropped is no reason to stop: it may be
+/// created again.
+pub(crate) async fn run(config: Arc<Config>, shared: Arc<Shared>, keeper: Option<Arc<Keeper>>) -> Infallible {
     let mut attempt = 0_u32;
     let mut past = keeper.as_ref().and_then(|keeper| keeper.past()).unwrap_or_default();
     loop {
         let connected = Instant::now();
-        let error = match follow(&config, &shared, &mut past, keeper.as_deref()).await {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
-        };
+        let Err(error) = follow(&config, &shared, &mut past, keeper.as_deref()).await;
         if connected.elapsed() > Duration::from_secs(10) {
             attempt = 0;
             past.followed();
         }
-        let words = format!("{error:#}");
+        let words = one_line(&format!("{error:#}"));
         past.failed(&words);
         shared.origin_failed(reason(&words));
         tracing::warn!(error = words, attempt, "the change stream is interrupted");
@@ -63,7 +58,7 @@ async fn follow(
     shared: &Arc<Shared>,
     past: &mut Past,
     keeper: Option<&Keeper>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Infallible> {
     let client = connect(&config.origin, config.connect_timeout).await?;
     let slot = slot::prepare(config, &client, past.undecodable()).await?;
     if let Some((label, reason)) = slot.lost {
@@ -114,7 +109,8 @@ async fn follow(
                     next = stream.buffered()?;
                 }
                 if shared.look(|core, _| core.definitions().edge_dropped()) {
-                    return Ok(());
+                    let edge = &config.edge;
+                    anyhow::bail!("edge {edge:?} was dropped at the origin: run SELECT foreshard.create_edge('{edge}', ...), or stop this sidecar");
                 }
                 // A commit may be waiting for this edge: see strict mode in the documentation.
                 if !wanted && !shared.commits_wait.load(Ordering::Relaxed) { continue }
@@ -155,7 +151,30 @@ fn apply(shared: &Shared, message: Message) -> anyhow::Result<bool> {
     }
 }
 
+/// The replication library tells errors as the server's fields, one a line. Where in the server's sources it was raised helps nobody here.
+fn one_line(words: &str) -> String {
+    let fields = words.lines().map(str::trim);
+    let telling = fields.filter(|line| {
+        !line.is_empty() && !["FILE:", "LINE:", "ROUTINE:"].iter().any(|field| line.starts_with(field))
+    });
+    telling.collect::<Vec<_>>().join("; ")
+}
+
 /// Checks once that the origin can be used at all: a mistake that waiting does not mend is an error.
 pub(crate) async fn preflight(config: &Config) -> Result<(), OriginError> {
     slot::check(config).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::one_line;
+
+    #[test]
+    fn errors_are_told_in_one_line() {
+        let told = "Transient connection error: [55006] replication slot \"s\" is active for PID 7\nHINT: wait\n\nROUTINE: ReplicationSlotAcquire";
+        assert_eq!(
+            one_line(told),
+            "Transient connection error: [55006] replication slot \"s\" is active for PID 7; HINT: wait"
+        );
+    }
 }

@@ -65,10 +65,12 @@ pub(crate) async fn confirmed(config: &Config, client: &Client, name: &str) -> R
 
 async fn slot_name(config: &Config, client: &Client) -> Result<String, OriginError> {
     let settings = "SELECT current_setting('wal_level'), CASE WHEN pg_catalog.pg_has_role('pg_read_all_settings', 'USAGE') THEN current_setting('output_plugin_libraries', true) END, pg_catalog.pg_is_in_recovery(), \
-                    EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'foreshard')";
+                    EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'foreshard'), \
+                    (SELECT rolsuper OR rolreplication FROM pg_catalog.pg_roles WHERE rolname = current_user), current_user::text";
     let row = one_row(client, config.connect_timeout, settings, &[]).await?;
     let (wal_level, allowed, standby, installed): (String, Option<String>, bool, bool) =
         (row.get(0), row.get(1), row.get(2), row.get(3));
+    let (replicates, user): (bool, String) = (row.get(4), row.get(5));
     if !installed {
         return Err(permanent(format!("the origin has no foreshard: {MIGRATE}")));
     }
@@ -81,6 +83,12 @@ async fn slot_name(config: &Config, client: &Client) -> Result<String, OriginErr
     if wal_level != "logical" {
         return Err(permanent(format!(
             "wal_level is {wal_level}: run ALTER SYSTEM SET wal_level = logical and restart PostgreSQL"
+        )));
+    }
+    if !replicates {
+        let role = user.replace('"', "\"\"");
+        return Err(permanent(format!(
+            "role {user} may not follow the log: run ALTER ROLE \"{role}\" REPLICATION"
         )));
     }
     let listed = |list: &str| list.split(',').any(|item| item.trim().trim_matches('"') == "foreshard");

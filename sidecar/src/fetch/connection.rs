@@ -52,7 +52,13 @@ impl OriginError {
             let source =
                 std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
             let message = format!("origin out of reach: {error}{source}");
-            return match refused_by_tls(error) {
+            // The library has no other name for a connection string that does not say what the server asks for.
+            let mend = if message.ends_with("password missing") {
+                Some("the origin asks for a password: put it into --origin, or into FORESHARD_ORIGIN")
+            } else {
+                refused_by_tls(error)
+            };
+            return match mend {
                 Some(mend) => OriginError { message: format!("{message}; {mend}"), permanent: true },
                 None => OriginError { message, permanent: false },
             };
@@ -75,6 +81,12 @@ impl OriginError {
             .contains(code)
         {
             "; run CREATE EXTENSION foreshard in this database"
+        } else if *code == SqlState::INSUFFICIENT_PRIVILEGE && db.hint().is_none() {
+            "; connect as the role that foreshard.create_edge named for this edge (role => ...)"
+        } else if *code == SqlState::INVALID_CATALOG_NAME {
+            "; check the database in --origin"
+        } else if *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION {
+            "; check the user in --origin, and pg_hba.conf"
         } else {
             ""
         };

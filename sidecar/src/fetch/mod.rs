@@ -1,6 +1,7 @@
 //! Brings shard instances from the origin: each fetch is one statement, so one snapshot, over pipelined connections.
 
 mod connection;
+mod names;
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 pub(crate) use connection::{Origin, OriginError, connect, one_row, reason, slow};
+pub(crate) use names::Names;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 

@@ -25,6 +25,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 
 use crate::config::Config;
+use crate::fetch::Names;
 use crate::serve::{Logger, Shared};
 pub(crate) use auth::Guard;
 pub(crate) use encoding::Compressed;
@@ -41,6 +42,8 @@ pub(crate) struct App {
     pub(crate) config: Arc<Config>,
     pub(crate) compressed: Compressed,
     pub(crate) targets: Targets,
+    /// Of shards that no function reads.
+    pub(crate) names: Names,
     /// Begins every invocation id of this process.
     pub(crate) process: String,
 }

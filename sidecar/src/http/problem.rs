@@ -120,7 +120,7 @@ impl From<Refusal> for Problem {
                 StatusCode::NOT_FOUND,
                 "unknown-shard",
                 "No such shard",
-                format!("no shard {shard:?} that any function reads"),
+                format!("there is no shard {shard:?}; see SELECT name FROM foreshard.shards"),
             ),
             Refusal::NotMapped(shard) => {
                 Problem::forbidden(format!("the function is not mapped to shard {shard:?}"))
@@ -148,6 +148,7 @@ impl From<Refusal> for Problem {
 fn failed(instance: &str, failure: FetchFailure, message: &str) -> Problem {
     match failure {
         FetchFailure::UnknownShard => Refusal::UnknownShard(instance.to_owned()).into(),
+        FetchFailure::NotMapped => Refusal::NotMapped(instance.to_owned()).into(),
         FetchFailure::KeyMismatch => Problem::bad_request("missing-key", message),
         FetchFailure::KeyType => {
             Problem::bad_request("wrong-type", "a key value is not of its column's type")

@@ -84,7 +84,11 @@ pub(super) async fn get(app: &App, target: &str, headers: &(impl Fields + ?Sized
         let instances = vec![wanted.clone()];
         Ok::<_, Problem>(Request { function: function.clone(), instances, min_lsn: asked.min_lsn })
     });
-    let answer = answer.await??;
+    let answer = match answer.await? {
+        // An edge is told of shards that functions read; whether there is another of this name only the origin knows.
+        Err(Refusal::UnknownShard(shard)) if app.names.knows(&shard).await => Err(Refusal::NotMapped(shard)),
+        answer => answer,
+    }?;
     let copy = answer.parts.first().ok_or(Refusal::NotReady)?.copy.instance.clone();
     let known = Arc::new(Known { version, function, instance: wanted, copy, table, parameters, query });
     app.targets.keep(target, known.clone());

@@ -9,6 +9,7 @@ use foreshard_edge::Refusal;
 use foreshard_protocol::InstanceId;
 use serde_json::{Value, json};
 
+use super::auth::Bearer;
 use super::{App, Problem};
 
 /// Instances listed for one shard.
@@ -31,14 +32,9 @@ pub(super) async fn shards(
             .iter()
             .filter_map(|name| definitions.shard(name))
             .map(|def| {
-                let held = core.held(now, &def.name, MOST_INSTANCES);
-                let visible = |instance: &str| {
-                    let instance = instance.parse::<InstanceId>();
-                    instance.is_ok_and(|instance| bearer.may_read(&instance).is_ok())
-                };
+                let held = core.held(now, &def.name, MOST_INSTANCES, |instance| shows(&bearer, instance));
                 let held: Vec<Value> = held
                     .into_iter()
-                    .filter(|(instance, ..)| visible(instance))
                     .map(|(instance, from, bytes, age)| {
                         json!({"instance": &*instance, "cache": from.as_str(), "bytes": bytes, "age_seconds": age / 1_000_000})
                     })
@@ -55,19 +51,30 @@ pub(super) async fn shards(
     })
 }
 
-/// `GET /v1/schedule`
+/// Whether this may be told to the bearer.
+fn shows(bearer: &Bearer, instance: &str) -> bool {
+    instance.parse::<InstanceId>().is_ok_and(|instance| bearer.may_read(&instance).is_ok())
+}
+
+/// `GET /v1/schedule`: all of it, or what concerns the function that the token is for.
 pub(super) async fn schedule(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Problem> {
-    app.guard.admit_any(&headers)?;
+    let (function, bearer) = app.guard.admit_any(&headers)?;
     let moment = |micros: i64| DateTime::from_timestamp_micros(micros).map(|time| time.to_rfc3339());
     let schedule = app.shared.look(|core, now| {
         core.schedule_in_force(now).map(|schedule| {
             let entry = |entry: &foreshard_protocol::ScheduleEntry| {
-                json!({"function_id": entry.function_id, "shard_list": entry.shard_list, "confidence": entry.confidence})
+                // An instance id holds a key value: a token sees those it may read.
+                let shards: Vec<&String> =
+                    entry.shard_list.iter().filter(|instance| shows(&bearer, instance)).collect();
+                json!({"function_id": entry.function_id, "shard_list": shards, "confidence": entry.confidence})
             };
-            let entries: Vec<Value> = schedule.entries.iter().map(entry).collect();
+            let own = |entry: &&foreshard_protocol::ScheduleEntry| {
+                function.as_ref().is_none_or(|function| *function == entry.function_id)
+            };
+            let entries: Vec<Value> = schedule.entries.iter().filter(own).map(entry).collect();
             json!({
                 "edge": app.config.edge,
                 "schedule_id": schedule.id,

@@ -14,6 +14,7 @@ mod settings;
 mod state;
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -21,6 +22,7 @@ use foreshard_planner::{EdgeSchedule, WindowRequest};
 use rand::Rng;
 use tracing::{debug, info, warn};
 
+use crate::config::Mistakes;
 use advising::Advising;
 use catalog::Catalog;
 pub(crate) use explain::{ExplainArgs, explain};
@@ -30,6 +32,11 @@ use measured::Withheld;
 use origin::{Failure, Origin};
 pub(crate) use settings::PlanArgs;
 use settings::Settings;
+
+/// Whether `plan` could run with this file.
+pub(crate) fn check(file: &Path) -> Result<(), Mistakes> {
+    Settings::load(&PlanArgs { config: Some(file.to_owned()), ..PlanArgs::default() }).map(drop)
+}
 
 /// Runs the planner until it is told to stop, or for one round with `--once`.
 ///

@@ -14,7 +14,7 @@ use foreshard_edge::EdgeCore;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::config::{Auth, Config, SECRET, SETTINGS, Setting};
+use crate::config::{Auth, Config, Mistakes, SECRET, SETTINGS, Setting};
 use crate::http::{App, Bound, Compressed, Guard, Https, Targets};
 use crate::persist::Keeper;
 use crate::{feed, fetch, logging, reload};
@@ -59,20 +59,29 @@ impl FromArgMatches for ServeArgs {
 }
 
 impl ServeArgs {
-    fn load(&self) -> Result<Config, crate::config::Mistakes> {
+    fn load(&self) -> Result<Config, Mistakes> {
         Config::load(self.config.as_deref(), std::env::vars(), &self.settings)
     }
 }
 
-/// Runs the sidecar until it is told to stop or its edge is dropped.
+/// What the files with keys and certificates make, which are as much part of the configuration as the one that names them.
+pub(crate) fn doors(config: &Config) -> Result<(Guard, Option<Https>), Mistakes> {
+    match (Guard::new(&config.auth), config.tls.as_ref().map(Https::new).transpose()) {
+        (Ok(guard), Ok(https)) => Ok((guard, https)),
+        (guard, https) => {
+            let mistakes = [("auth_key_file", guard.err()), ("tls_cert", https.err())];
+            let told = mistakes.into_iter().filter_map(|(name, error)| Some(format!("{name}: {:#}", error?)));
+            Err(Mistakes(told.collect()))
+        }
+    }
+}
+
+/// Runs the sidecar until it is told to stop.
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let config = Arc::new(args.load()?);
     logging::set(&config.log)?;
-    let guard = Arc::new(Guard::new(&config.auth)?);
-    let https = config.tls.as_ref().map(Https::new).transpose()?.map(Arc::new);
-    if config.auth == Auth::None {
-        tracing::warn!("requests need no token (auth = none)");
-    }
+    let (guard, https) = doors(&config)?;
+    let (guard, https) = (Arc::new(guard), https.map(Arc::new));
     let (orders, ordered) = mpsc::unbounded_channel();
     let shared =
         Arc::new(Shared::new(EdgeCore::new(config.core.clone(), rand::random()), config.clock, orders));
@@ -96,6 +105,7 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
         config: config.clone(),
         compressed: Compressed::default(),
         targets: Targets::default(),
+        names: fetch::Names::new(&config),
         process,
     };
     let listener = Bound::open(&config.listen, https.clone()).await?;
@@ -119,15 +129,13 @@ pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     }
     let feed = tokio::spawn(feed::run(config.clone(), shared.clone(), keeper.clone()));
     tracing::info!(edge = config.edge, listen = ?config.listen, "serving");
-    let edge = config.edge.clone();
+    if config.auth == Auth::None {
+        tracing::warn!("requests need no token (auth = none)");
+    }
     let end = async move {
         tokio::select! {
             () = stopped() => Ok(()),
-            result = feed => match result {
-                Ok(Ok(())) => Err(anyhow::anyhow!("the origin dropped edge {edge:?}")),
-                Ok(Err(error)) => Err(error),
-                Err(panic) => Err(panic.into()),
-            },
+            Err(panic) = feed => Err(panic.into()),
         }
     };
     let result = listener.serve(Arc::new(app), end).await;

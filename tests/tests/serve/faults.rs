@@ -76,11 +76,16 @@ async fn ready_for_paris(origin: &Cluster) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_are_wrong_get_words_and_nothing_breaks() -> Result<()> {
     let shop = Shop::open().await?;
+    shop.db
+        .batch_execute("SELECT foreshard.create_shard('a shard? of nobody', 'product', key => '{id}')")
+        .await?;
     let edge = Sidecar::start(&shop.login).await?;
     for (function, shard, query, status, kind) in [
         ("nobody", "cart", "customer_id=eq.1", 404, "unknown-function"),
         ("checkout", "nothing", "", 404, "unknown-shard"),
         ("checkout", "offers", "", 403, "forbidden"),
+        ("checkout", "a%20shard%3F%20of%20nobody", "id=eq.1", 403, "forbidden"),
+        ("nobody", "a%20shard%3F%20of%20nobody", "id=eq.1", 404, "unknown-function"),
         ("checkout", "cart", "", 400, "missing-key"),
         ("checkout", "cart", "customer_id=gt.1", 400, "missing-key"),
         ("checkout", "cart", "customer_id=eq.many", 400, "wrong-type"),

@@ -4,7 +4,7 @@ use super::fading::Fading;
 ///
 /// Of everything that was prefetched it is noted what was claimed and whether it was used before it was no longer wanted.
 /// The quotient corrects what is claimed next. It starts below one, as if some prefetches had already been in vain, so that
-/// a new edge begins with what is most certain, and it forgets, so that a planner that becomes better is believed again.
+/// a new edge begins with what surely pays, and it forgets, so that a planner that becomes better is believed again.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Trust(Fading);
 
@@ -24,6 +24,11 @@ impl Trust {
     pub(crate) fn factor(&self) -> f64 {
         self.0.share(PRIOR, PRIOR_SHARE).min(1.0)
     }
+
+    /// What is left of the trust that every edge begins with, 0 to 1: 1 until outcomes speak against it.
+    pub(crate) fn left(&self) -> f64 {
+        (self.factor() / PRIOR_SHARE).min(1.0)
+    }
 }
 
 #[cfg(test)]
@@ -33,7 +38,7 @@ mod tests {
     #[test]
     fn it_starts_careful_and_believes_who_was_right() {
         let mut trust = Trust::default();
-        assert_eq!(trust.factor(), PRIOR_SHARE);
+        assert_eq!((trust.factor(), trust.left()), (PRIOR_SHARE, 1.0));
         for i in 0..200 {
             trust.outcome(0.5, i % 2 == 0);
         }
@@ -46,7 +51,7 @@ mod tests {
         for i in 0..1_000 {
             trust.outcome(0.9, i % 10 == 0);
         }
-        assert!(trust.factor() < 0.15, "{}", trust.factor());
+        assert!(trust.factor() < 0.15 && trust.left() < 0.2, "{}", trust.factor());
         for i in 0..3_000 {
             trust.outcome(0.9, i % 10 != 0);
         }

@@ -55,7 +55,7 @@ impl<'a> Replay<'a> {
         for access in accesses {
             let mut reads = Vec::new();
             for instance in &access.instances {
-                let Some(&shard) = shards.get(shard_of(instance)) else { continue };
+                let Some(&shard) = shards.get(&*shard_of(instance)) else { continue };
                 let of = &definitions.shards[shard as usize];
                 if access.age < of.age && is_instance_of(instance, of) {
                     let (bytes, dropped) = sizes[shard as usize];

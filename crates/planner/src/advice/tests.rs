@@ -157,6 +157,12 @@ fn keyed_shards_need_an_index_and_old_values() {
 }
 
 #[test]
+fn a_shard_whose_name_is_escaped_in_ids_is_not_dead() {
+    let accesses: Vec<Access> = (0..300).map(|i| read(i * 1_000, "odd%20orders%3F", &[])).collect();
+    assert_eq!(said(&definitions(vec![shard("odd orders?")]), &accesses), []);
+}
+
+#[test]
 fn a_shard_defined_a_moment_ago_is_not_dead() {
     let mut fresh = shard("fresh");
     fresh.age = 5;

@@ -153,7 +153,7 @@ fn as_one<'a>(replay: &Replay<'a>, shards: &[&'a str], bytes: f64) -> Remake<'a>
     let hasher = std::hash::RandomState::new();
     let (name, shards) = (replay.hash(shards), shards.to_vec());
     Box::new(move |access, read: Read| {
-        let members = access.instances.iter().filter(|i| shards.contains(&shard_of(i)));
+        let members = access.instances.iter().filter(|i| shards.contains(&&*shard_of(i)));
         let mut values: Vec<&str> = members.filter_map(|i| key_values(i)).collect();
         values.sort_unstable();
         values.dedup();

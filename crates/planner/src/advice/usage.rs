@@ -1,6 +1,9 @@
 //! What the log says about each shard.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+
+use percent_encoding::percent_decode_str;
 
 use super::filter::{Filter, filters, named_columns};
 use super::origin::{Definitions, Shard, Table};
@@ -53,18 +56,22 @@ const MOST_VALUES: usize = 100_000;
 /// Shards of one execution that are compared with each other.
 const MOST_TOGETHER: usize = 32;
 
-/// The shard that an instance id names.
-pub(super) fn shard_of(instance: &str) -> &str {
-    instance.split_once('?').map_or(instance, |(shard, _)| shard)
+/// The shard that an instance id names. Ids write all but letters, digits and `-._~` as in URLs.
+pub(super) fn shard_of(instance: &str) -> Cow<'_, str> {
+    plain(instance.split_once('?').map_or(instance, |(shard, _)| shard))
+}
+
+fn plain(text: &str) -> Cow<'_, str> {
+    percent_decode_str(text).decode_utf8_lossy()
 }
 
 /// Whether the id is one of an instance of the shard as it is defined now.
 pub(super) fn is_instance_of(instance: &str, shard: &Shard) -> bool {
     match instance.split_once('?') {
-        None => shard.key.is_empty() && instance == shard.name,
+        None => shard.key.is_empty() && plain(instance) == shard.name,
         Some((name, key)) => {
-            let columns = key.split('&').map(|part| part.split('=').next().unwrap_or(part));
-            name == shard.name && columns.eq(shard.key.iter().map(String::as_str))
+            let columns = key.split('&').map(|part| plain(part.split('=').next().unwrap_or(part)));
+            plain(name) == shard.name && columns.eq(shard.key.iter().map(String::as_str))
         }
     }
 }
@@ -79,26 +86,27 @@ impl Usage {
                 *usage.functions.entry(access.function.clone()).or_default() += 1;
                 let read = usage.read_by.entry(access.function.clone()).or_default();
                 for instance in &access.instances {
-                    if !read.contains(shard_of(instance)) {
-                        read.insert(shard_of(instance).to_owned());
+                    let shard = shard_of(instance);
+                    if !read.contains(&*shard) {
+                        read.insert(shard.into_owned());
                     }
                 }
             }
             let current = |i: &&String| {
-                let shard = shards.get(shard_of(i));
+                let shard = shards.get(&*shard_of(i));
                 shard.is_some_and(|s| access.age < s.age && is_instance_of(i, s))
             };
             let read: Vec<&String> = access.instances.iter().filter(current).collect();
-            let mut names: Vec<&str> = read.iter().map(|i| shard_of(i)).take(MOST_TOGETHER).collect();
+            let mut names: Vec<Cow<'_, str>> = read.iter().map(|i| shard_of(i)).take(MOST_TOGETHER).collect();
             names.sort_unstable();
             names.dedup();
             for (i, a) in names.iter().enumerate() {
                 for b in &names[i + 1..] {
-                    *usage.together.entry(((*a).to_owned(), (*b).to_owned())).or_default() += 1;
+                    *usage.together.entry((a.to_string(), b.to_string())).or_default() += 1;
                 }
             }
             for instance in read {
-                let shard = shards[shard_of(instance)];
+                let shard = shards[&*shard_of(instance)];
                 let table = definitions.table_of(shard);
                 usage.shards.entry(shard.name.clone()).or_default().read(access, instance, table);
             }

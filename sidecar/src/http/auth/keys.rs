@@ -20,6 +20,8 @@ pub(super) struct Keys(Vec<Key>);
 
 /// Shorter shared secrets can be guessed.
 const LEAST_SECRET: usize = 32;
+const BEGIN: &str = "-----BEGIN ";
+const END: &str = "-----END PUBLIC KEY-----";
 /// More keys than any rotation needs.
 const MOST_KEYS: usize = 100;
 
@@ -46,17 +48,26 @@ impl Keys {
     pub(super) fn read(file: &Path) -> anyhow::Result<Self> {
         let shown = file.display();
         let bytes = std::fs::read(file).with_context(|| format!("auth_key_file {shown} cannot be read"))?;
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
         Self::parse(bytes.trim_ascii()).with_context(|| format!("auth_key_file {shown}"))
     }
 
     pub(super) fn parse(bytes: &[u8]) -> anyhow::Result<Self> {
         let keys = if bytes.starts_with(b"{") {
             key_set(bytes)?
-        } else if bytes.starts_with(b"-----BEGIN") {
+        } else if bytes.windows(BEGIN.len()).any(|window| window == BEGIN.as_bytes()) {
             let text = std::str::from_utf8(bytes).context("not UTF-8")?;
-            let blocks = text.split_inclusive("-----END PUBLIC KEY-----").map(str::trim);
-            blocks.filter(|block| !block.is_empty()).map(pem).collect::<anyhow::Result<_>>()?
+            // Whatever stands around the blocks is somebody's remark.
+            let blocks = text.match_indices(BEGIN).map(|(at, _)| {
+                let rest = &text[at..];
+                rest.find(END).map_or(rest, |end| &rest[..end + END.len()])
+            });
+            blocks.map(pem).collect::<anyhow::Result<_>>()?
         } else {
+            ensure!(
+                !is_public(bytes),
+                "this looks like a public key, which everybody has: as a shared secret it would let everybody in. Expected a JSON Web Key Set, PEM public keys, or a shared secret on one line"
+            );
             vec![secret(None, bytes)?]
         };
         ensure!((1..=MOST_KEYS).contains(&keys.len()), "expected 1 to {MOST_KEYS} keys that can be used");
@@ -75,6 +86,16 @@ impl Keys {
         };
         self.0.iter().filter(move |key| key.algorithm == algorithm && named(key))
     }
+}
+
+/// Whether this is a public key in a form that is not read here: OpenSSH's, an array of keys, several lines of something, or DER.
+fn is_public(bytes: &[u8]) -> bool {
+    let word = bytes.split(|byte| byte.is_ascii_whitespace()).next().unwrap_or_default();
+    let names = [&b"ssh-"[..], b"ecdsa-", b"sk-", b"-----", b"---- ", b"["];
+    let der = bytes.first() == Some(&0x30)
+        && bytes.get(1).map(|length| usize::from(*length) + 2) == Some(bytes.len());
+    let text = std::str::from_utf8(bytes).is_ok_and(|text| text.lines().count() > 1);
+    names.iter().any(|name| word.starts_with(name)) || der || text
 }
 
 fn pem(block: &str) -> anyhow::Result<Key> {

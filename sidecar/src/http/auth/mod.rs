@@ -82,12 +82,15 @@ impl Guard {
         Ok(Bearer { pins: tokens.rules.pins.iter().map(pin).collect() })
     }
 
-    /// Checks that the bearer has any valid token.
-    pub(crate) fn admit_any(&self, headers: &(impl Fields + ?Sized)) -> Result<(), Problem> {
-        match self {
-            Guard::Open => Ok(()),
-            Guard::Tokens(tokens) => tokens.claims(headers).map(drop),
-        }
+    /// Checks that the bearer has any valid token; the function that it is for, if it is for one, and what it is limited to.
+    pub(crate) fn admit_any(
+        &self,
+        headers: &(impl Fields + ?Sized),
+    ) -> Result<(Option<String>, Bearer), Problem> {
+        let Guard::Tokens(tokens) = self else { return Ok((None, Bearer::default())) };
+        let function = tokens.claims(headers)?.sub;
+        let bearer = self.admit(headers, &function)?;
+        Ok((Some(function).filter(|function| function != "*"), bearer))
     }
 }
 

@@ -162,6 +162,28 @@ fn a_head_that_asks_for_anything_else_is_refused() {
 }
 
 #[test]
+fn what_everybody_has_is_no_secret_in_any_form() {
+    let signer = Signer::new(Algorithm::EdDSA);
+    let pem = signer.pair.public_key_pem();
+    let ssh = format!("ssh-ed25519 {} somebody@somewhere", "A".repeat(68));
+    let array =
+        r#"[{"keys":[{"kty":"OKP","crv":"Ed25519","x":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}]}]"#;
+    let lines = format!("{}\n{}", "a".repeat(40), "b".repeat(40));
+    let der = signer.pair.subject_public_key_info();
+    for text in [ssh.as_bytes(), array.as_bytes(), lines.as_bytes(), &der] {
+        let refused = Keys::parse(text).err().map(|error| format!("{error:#}")).unwrap_or_default();
+        assert!(refused.contains("public key"), "{refused}");
+    }
+    // Remarks around a block, and a byte order mark before it, make no other key of it.
+    for text in [format!("# of the issuer\n{pem}\n# end\n"), format!("\u{feff}{pem}")] {
+        let guard = guard(&text);
+        let forged = hs256(&claims(), text.trim());
+        assert!(guard.admit(&bearer(&forged), "f").is_err());
+        assert!(guard.admit(&bearer(&signer.token(None, &claims())), "f").is_ok());
+    }
+}
+
+#[test]
 fn a_public_key_is_never_a_shared_secret() {
     for algorithm in [Algorithm::EdDSA, Algorithm::ES256] {
         let signer = Signer::new(algorithm);
