@@ -79,11 +79,18 @@ CREATE FUNCTION foreshard.health_server() RETURNS TABLE ("check" text, status te
                 ELSE format('an edge that falls back further than %s loses its slot and starts anew', setting) END,
             CASE setting WHEN '-1' THEN 'ALTER SYSTEM SET max_slot_wal_keep_size = ''20GB''; -- then SELECT pg_reload_conf()' END;
 
+        -- An edge reports a commit as flushed when readers see it, and they see it when every listed standby has flushed it: with "on"
+        -- the two wait for each other.
         setting := current_setting('synchronous_commit');
-        RETURN QUERY SELECT 'synchronous_commit', CASE setting WHEN 'off' THEN 'warn' ELSE 'ok' END,
-            CASE setting WHEN 'off' THEN 'commits reach the stream only when the log is flushed, up to 0.6 s later'
+        RETURN QUERY SELECT 'synchronous_commit',
+            CASE WHEN setting = 'on' AND strict THEN 'fail' WHEN setting = 'off' THEN 'warn' ELSE 'ok' END,
+            CASE WHEN setting = 'on' AND strict THEN 'an edge is listed in synchronous_standby_names, and commits with synchronous_commit = on wait for it without end'
+                WHEN setting = 'off' THEN 'commits reach the stream only when the log is flushed, up to 0.6 s later'
                 ELSE format('synchronous_commit is %s', setting) END,
-            CASE setting WHEN 'off' THEN 'ALTER SYSTEM SET synchronous_commit = on; -- then SELECT pg_reload_conf()' END;
+            CASE WHEN setting IN ('on', 'off') AND strict THEN 'ALTER SYSTEM SET synchronous_commit = remote_apply; -- then SELECT pg_reload_conf()'
+                WHEN setting = 'off' THEN 'ALTER SYSTEM SET synchronous_commit = on; -- then SELECT pg_reload_conf()' END
+            FROM (SELECT EXISTS (SELECT FROM foreshard.edge e, regexp_split_to_table(current_setting('synchronous_standby_names'), '[(),]') AS listed
+                WHERE lower(btrim(listed, ' "')) IN (lower(e.name), '*')) AS strict) AS mode;
 
         setting := (SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database());
         RETURN QUERY SELECT 'encoding', CASE setting WHEN 'UTF8' THEN 'ok' ELSE 'fail' END,

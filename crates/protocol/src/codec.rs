@@ -6,8 +6,13 @@
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
 use bincode::{Decode, Encode};
 
-/// No message is larger than this, and no length inside one can make the decoder reserve more.
+/// No length inside a message can make the decoder reserve more than this.
 const MAX_MESSAGE: usize = 64 << 20;
+/// A message of more bytes than this may honestly hold values that take more than [`MAX_MESSAGE`] in memory: of short strings, twenty times
+/// its own length.
+const LONG: usize = 1 << 20;
+/// What a long message can make the decoder reserve.
+const MAX_LONG_MESSAGE: usize = 2 << 30;
 
 const CONFIG: Configuration<LittleEndian, Varint, Limit<MAX_MESSAGE>> =
     bincode::config::standard().with_limit::<MAX_MESSAGE>();
@@ -35,8 +40,12 @@ pub fn encode<T: Wire>(value: &T) -> Vec<u8> {
 
 /// The value of `bytes`, all of them.
 pub fn decode<T: Wire>(bytes: &[u8]) -> Result<T, DecodeError> {
-    let (value, used) = bincode::decode_from_slice(bytes, CONFIG)
-        .map_err(|error| DecodeError::Malformed(error.to_string()))?;
+    let read = if bytes.len() > LONG {
+        bincode::decode_from_slice(bytes, CONFIG.with_limit::<MAX_LONG_MESSAGE>())
+    } else {
+        bincode::decode_from_slice(bytes, CONFIG)
+    };
+    let (value, used) = read.map_err(|error| DecodeError::Malformed(error.to_string()))?;
     if used == bytes.len() { Ok(value) } else { Err(DecodeError::Trailing(bytes.len() - used)) }
 }
 
@@ -92,6 +101,17 @@ mod tests {
 
     use super::*;
     use crate::*;
+
+    #[test]
+    fn what_is_long_may_hold_much_and_what_is_short_may_not_claim_it() {
+        let rows: Vec<Vec<Option<String>>> = (0..400_000).map(|_| vec![Some("1".to_owned()); 8]).collect();
+        let bytes = encode(&rows);
+        assert!(bytes.len() < MAX_MESSAGE / 4, "only in memory is it more than the limit of short messages");
+        assert_eq!(decode::<Vec<Vec<Option<String>>>>(&bytes).unwrap(), rows);
+        let mut claim = encode(&(1_u64 << 40));
+        claim.extend([0; 64]);
+        assert!(decode::<Vec<u64>>(&claim).is_err());
+    }
 
     fn sample() -> Frame {
         Frame {

@@ -139,8 +139,7 @@ async fn follow(
 fn apply(shared: &Shared, message: Message) -> anyhow::Result<bool> {
     match message {
         Message::Data(bytes) => {
-            let frame: Frame =
-                decode(&bytes).context("the change stream holds something else than frames")?;
+            let frame: Frame = decode(&bytes).context(past::NOT_FRAMES)?;
             shared.with(|core, now| core.frame(now, frame));
             Ok(false)
         }

@@ -30,6 +30,9 @@ pub(crate) struct Past {
     doubted: bool,
 }
 
+/// What is said of a message in the stream that can't be read: it will be no better the next time.
+pub(super) const NOT_FRAMES: &str = "the change stream holds something else than frames";
+
 /// Decoding that fails this often in a row will not succeed: a part of the log can't be read with the definitions of now, as
 /// after an extension was dropped.
 const MOST_FAILURES: u32 = 4;
@@ -123,7 +126,7 @@ impl Past {
 
     /// The stream ended with this error.
     pub(crate) fn failed(&mut self, error: &str) {
-        if error.contains("server error during replication: ERROR") {
+        if error.contains("server error during replication: ERROR") || error.contains(NOT_FRAMES) {
             self.failures += 1;
         }
     }

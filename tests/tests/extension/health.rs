@@ -36,6 +36,26 @@ async fn mends_itself_to(origin: &Origin, name: &str, words: &str, wanted: &str)
 }
 
 #[tokio::test]
+async fn commits_that_would_wait_for_themselves_are_told() -> Result<()> {
+    let options = ClusterOptions::new()?.setting("synchronous_commit", "local");
+    let origin =
+        Origin::with(options.setting("synchronous_standby_names", "FIRST 1 (s1, \"Paris\")")).await?;
+    let mut statuses = Vec::new();
+    for (edge, setting) in [("oslo", "on"), ("paris", "on"), ("paris", "remote_apply"), ("paris", "local")] {
+        let set = format!(
+            "SELECT foreshard.create_edge('{edge}', if_not_exists => true); SET synchronous_commit = {setting}"
+        );
+        origin.db.batch_execute(&set).await?;
+        let (status, _, fix) = check(&origin, "synchronous_commit").await?.unwrap_or_default();
+        statuses.push((status, fix.is_some_and(|fix| fix.contains("remote_apply"))));
+        origin.db.batch_execute("SET synchronous_commit = local").await?;
+    }
+    let expected = [("ok", false), ("fail", true), ("ok", false), ("ok", false)];
+    assert_eq!(statuses, expected.map(|(status, mends)| (status.to_owned(), mends)));
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_sound_server_is_ok() -> Result<()> {
     let origin = Origin::start().await?;
     let rows = origin.db.query("SELECT \"check\", status, fix FROM foreshard.health()", &[]).await?;
