@@ -35,6 +35,8 @@ pub enum Part {
     Phases,
     /// The minutes of the hour at which a function starts after a pause.
     Clocks,
+    /// Which stretches of the clock (half-hours, hours, …) it was called in. A part of the refinement.
+    Stretches,
     /// Time of day and day of week.
     Seasons,
     /// Which function follows which.

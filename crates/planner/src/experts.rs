@@ -15,6 +15,7 @@ use crate::refinement::{LEVELS, TRAITS, Trait, Traits};
 use crate::residues::CLOCKS;
 use crate::season_experts::seasons;
 use crate::state::sound;
+use crate::stretches::{self, STRETCHES};
 use crate::tables::Table;
 
 /// Number of context tables.
@@ -153,9 +154,8 @@ pub(crate) fn inputs_of(part: Part) -> Vec<usize> {
         Part::Siblings => (vec![OTHER_INPUTS + 1, OTHER_INPUTS + 10], &[6]),
         Part::Clocks => ((CLOCK_INPUTS..CLOCK_INPUTS + MIXED_CLOCKS.len()).collect(), &[]),
         Part::Archetypes => (Vec::new(), &[14, 15]),
-        Part::Calibration | Part::Guard | Part::Refinement | Part::Recall | Part::Bindings => {
-            (Vec::new(), &[])
-        }
+        // The others work on what the experts say.
+        _ => (Vec::new(), &[]),
     };
     inputs.into_iter().chain(tables.iter().map(|t| TABLE_INPUTS + t)).collect()
 }
@@ -460,18 +460,19 @@ pub(crate) fn gather(
         kind * 12 + calibration,
     ]
     .map(|c| c as u16);
-    let traits = (idle >= COLD).then(|| traits(h, idle, &x, lifts));
+    let traits = (idle >= COLD).then(|| traits(h, now, &x, lifts));
     Evidence { inputs: x, contexts, cells: cells.map(|c| c as u16), idle_context: calibration as u8, traits }
 }
 
 /// What the refinement looks at, in steps.
-fn traits(h: &History, idle: i64, x: &Inputs, lifts: [f32; CLOCKS.len()]) -> Traits {
+fn traits(h: &History, now: i64, x: &Inputs, lifts: [f32; CLOCKS.len()]) -> Traits {
     const PAUSES: [i64; 11] = [12, 16, 22, 31, 45, 62, 95, 150, 300, 700, 1500];
     let level = |input: usize| {
         let at = (x[input] + 6.0) / 9.0 * LEVELS as f32;
         (at.max(0.0) as usize).min(LEVELS - 1)
     };
     let above = |x: f32, limits: &[f32]| limits.iter().filter(|&&l| x >= l).count();
+    let idle = (now - h.last).max(0);
     let mut steps = [0usize; TRAITS];
     let mut set = |t: Trait, step: usize| steps[t as usize] = step;
     set(Trait::Idle, bin(idle, &[12, 15, 20, 25, 30, 40, 50, 60, 90, 120, 180, 240, 360, 720, 1440, 10_080]));
@@ -486,6 +487,10 @@ fn traits(h: &History, idle: i64, x: &Inputs, lifts: [f32; CLOCKS.len()]) -> Tra
     set(Trait::Mean, level(RATE_INPUTS + 5));
     set(Trait::Hour, level(RATE_INPUTS + 2));
     set(Trait::FourHours, level(RATE_INPUTS + 3));
+    set(Trait::BurstCalls, bin(i64::from(h.burst_calls), &[2, 3, 4, 5, 6, 8, 11, 16, 25, 40, 80, 200, 1000]));
+    for (step, length) in steps[Trait::Stretch as usize..].iter_mut().zip(STRETCHES) {
+        *step = stretches::step(&h.minutes, h.first, now, length);
+    }
     for (step, lift) in steps[Trait::Clock as usize..].iter_mut().zip(lifts) {
         *step = above(lift, &[-1.5, -0.5, 0.25, 0.75, 1.5]);
     }

@@ -34,6 +34,8 @@ pub(crate) struct History {
     searched: u32,
     /// Calls in the latest active minute.
     pub(crate) last_calls: u32,
+    /// Calls since the latest onset.
+    pub(crate) burst_calls: u32,
     /// Of which archetypes it may be.
     pub(crate) kinds: Kinds,
     pub(crate) minutes: MinuteBits,
@@ -58,6 +60,7 @@ impl History {
             onsets: 0,
             searched: 0,
             last_calls: 0,
+            burst_calls: 0,
             kinds: Kinds::default(),
             minutes: MinuteBits::new(minute - 1),
             gaps: Gaps::new(),
@@ -78,7 +81,7 @@ impl History {
         self.intensity += (calls as f32 - self.intensity) * (1.0 / self.active as f32).max(0.05);
         if self.active == 1 {
             (self.first, self.last, self.last_onset) = (minute, minute, minute);
-            (self.onsets, self.searched, self.last_calls) = (1, 1, calls);
+            (self.onsets, self.searched, self.last_calls, self.burst_calls) = (1, 1, calls, calls);
             self.residues.record(minute);
             return true;
         }
@@ -91,8 +94,10 @@ impl History {
         self.last_calls = calls;
         self.last = minute;
         if gap < COLD {
+            self.burst_calls = self.burst_calls.saturating_add(calls);
             return false;
         }
+        self.burst_calls = calls;
         for (score, period) in self.phase_score.iter_mut().zip(PERIODS) {
             if minute - period >= self.first {
                 let hit = self.minutes.any(minute - period - 1, minute - period);

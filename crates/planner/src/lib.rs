@@ -9,6 +9,7 @@
 //! | `engine` | takes executions in, ticks, predicts |
 //! | `registry` | edges, functions and histories, within fixed limits |
 //! | `history`, `minutes`, `gaps`, `seasons`, `rhythm` | what is remembered of one function at one edge |
+//! | `residues`, `stretches` | at which minutes of the hour it starts; which half-hours, hours, … it was called in |
 //! | `transitions`, `heat` | which function follows which; how busy an edge is against what is usual |
 //! | `archetypes` | functions of a kind, clustered: what to expect of those with little history |
 //! | `experts`, `tables` | what each side of a history says |
@@ -57,6 +58,7 @@ mod score;
 mod season_experts;
 mod seasons;
 mod state;
+mod stretches;
 mod tables;
 mod transitions;
 mod turns;

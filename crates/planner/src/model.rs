@@ -15,7 +15,7 @@ use crate::guard::Guard;
 use crate::heat::Heat;
 use crate::history::History;
 use crate::mixer::{Contexts, INPUTS, Inputs, Mixed, Mixer, SETS};
-use crate::numeric::sigmoid;
+use crate::numeric::{logit as logit_of, sigmoid};
 use crate::recall::{Recall, Recalled};
 use crate::refinement::{Refinement, Traits, with_recalled, without_clocks};
 use crate::state::sound;
@@ -40,8 +40,9 @@ struct Waiting {
     hidden: [i16; SETS],
     mixed: f32,
     traits: Option<Traits>,
-    /// The refined logit, as it was said.
+    /// The refined logit, as it was said, and that of the calibrated probability.
     logit: f32,
+    calibrated: f32,
     cells: [u16; TABLES],
     idle_context: u8,
 }
@@ -51,9 +52,10 @@ struct Waiting {
 pub(crate) struct Assessed {
     mixed: Mixed,
     traits: Option<Traits>,
-    /// The refined logit.
+    /// The refined logit, and that of the calibrated probability.
     logit: f32,
-    /// Calibrated probability.
+    calibrated: f32,
+    /// The probability that is said.
     pub(crate) p: f32,
 }
 
@@ -67,10 +69,13 @@ pub(crate) struct Model {
     tables: Tables,
     mixer: Mixer,
     refinement: Refinement,
+    /// What is added behind the maps.
+    late: Refinement,
     refine: bool,
     recalls: bool,
     repeats: bool,
     clocks: bool,
+    stretches: bool,
     /// By idle time.
     calibration: Calibration,
     /// By how well the history repeats; after a pause only.
@@ -95,8 +100,10 @@ impl Model {
             base_n: 0.0,
             tables: Tables::new(),
             mixer: Mixer::new(&starting_weights(), CONTEXT_SIZES, IDLE_CONTEXTS),
-            refinement: Refinement::new(horizon.length()),
+            refinement: Refinement::early(horizon.length()),
+            late: Refinement::late(horizon.length()),
             clocks: !without.contains(&Part::Clocks),
+            stretches: !without.contains(&Part::Stretches),
             refine: !without.contains(&Part::Refinement),
             recalls: !without.contains(&Part::Recall),
             repeats: !without.contains(&Part::Phases),
@@ -136,23 +143,33 @@ impl Model {
         let recalled = if self.recalls { recalled } else { Recalled::default() };
         let traits = e.traits.map(|t| with_recalled(t, mixed.logit, recalled));
         let logit = self.refined(mixed.logit, traits.as_ref());
+        let calibrated = self.calibrated(logit, &e.contexts, e.idle_context, e.traits.is_some());
         let p = if self.guarded && self.guard.fallen_back() {
             sigmoid(e.inputs[HAZARD_INPUT])
-        } else if self.calibrate {
-            self.calibrated(logit, &e.contexts, e.idle_context, e.traits.is_some())
         } else {
-            sigmoid(logit)
+            self.late(calibrated, traits.as_ref())
         };
-        Assessed { mixed, traits, logit, p }
+        Assessed { mixed, traits, logit, calibrated: logit_of(calibrated), p }
     }
 
-    /// After a pause the mean of both maps, else that by idle time.
+    /// After a pause the mean of both maps, else that by idle time. The probability as it is, where that is left out.
     fn calibrated(&self, logit: f32, contexts: &Contexts, idle_context: u8, paused: bool) -> f32 {
+        if !self.calibrate {
+            return sigmoid(logit);
+        }
         let by_idle = self.calibration.predict(logit, idle_context as usize);
         if !paused || !self.repeats {
             return by_idle;
         }
         (by_idle + self.repeating.predict(logit, contexts[REPEATING] as usize)) / 2.0
+    }
+
+    /// The calibrated probability refined once more, after a pause.
+    fn late(&self, calibrated: f32, traits: Option<&Traits>) -> f32 {
+        match traits.filter(|_| self.refine && self.stretches) {
+            Some(traits) => sigmoid(self.late.predict(logit_of(calibrated), traits)),
+            None => calibrated,
+        }
     }
 
     fn refined(&self, mixed: f32, traits: Option<&Traits>) -> f32 {
@@ -185,6 +202,7 @@ impl Model {
             mixed: said.mixed.logit,
             traits: said.traits,
             logit: said.logit,
+            calibrated: said.calibrated,
             cells: e.cells,
             idle_context: e.idle_context,
         });
@@ -217,7 +235,11 @@ impl Model {
             if let Some(traits) = w.traits.filter(|_| self.refine) {
                 self.refinement.learn(w.mixed, &traits, y);
             }
-            let emitted = self.calibrated(w.logit, &w.contexts, w.idle_context, w.traits.is_some());
+            let calibrated = self.calibrated(w.logit, &w.contexts, w.idle_context, w.traits.is_some());
+            let emitted = self.late(calibrated, w.traits.as_ref());
+            if let Some(traits) = w.traits.filter(|_| self.refine && self.stretches) {
+                self.late.learn(w.calibrated, &traits, y);
+            }
             self.guard.learn(emitted, sigmoid(x[HAZARD_INPUT]), y);
             self.calibration.learn(w.logit, w.idle_context as usize, y);
             if w.traits.is_some() {
@@ -236,6 +258,7 @@ impl Model {
         (self.base, self.base_n, &self.tables).serialize(out)?;
         self.mixer.put(out)?;
         self.refinement.put(out)?;
+        self.late.put(out)?;
         (&self.calibration, &self.repeating, self.guard, &self.heat, &self.recall).serialize(out)
     }
 
@@ -244,6 +267,7 @@ impl Model {
         (self.base, self.base_n, self.tables) = BorshDeserialize::deserialize_reader(from)?;
         self.mixer.take(from)?;
         self.refinement.take(from)?;
+        self.late.take(from)?;
         (self.calibration, self.repeating, self.guard, self.heat, self.recall) =
             BorshDeserialize::deserialize_reader(from)?;
         let repeating = self.repeating.contexts() == CONTEXT_SIZES[REPEATING];

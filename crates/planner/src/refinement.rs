@@ -4,6 +4,8 @@
 //! A weighted sum of the experts' logits can't say "a steady pause counts for more where calls come in bursts". Trees can; these
 //! tables are the part of trees that is learned online, a gradient step each. They are about starts after a pause only:
 //! there the experts disagree, and within a burst there is little to add.
+//!
+//! Some stand behind the calibration: what they are told of is new to it, and there they have no other error to mend.
 
 use std::io::{self, Read, Write};
 
@@ -13,6 +15,7 @@ use crate::numeric::{MAX_LOGIT, sigmoid};
 use crate::recall::Recalled;
 use crate::residues::CLOCKS;
 use crate::state::sound;
+use crate::stretches::{self, STRETCHES};
 
 /// Number of traits.
 pub(crate) const TRAITS: usize = Trait::Clock as usize + CLOCKS.len();
@@ -39,6 +42,13 @@ pub(crate) enum Trait {
     Mean,
     Hour,
     FourHours,
+    /// Calls of the last burst.
+    BurstCalls,
+    /// What the stretches of the clock say, one for each of [`STRETCHES`].
+    Stretch,
+    Stretch1,
+    Stretch2,
+    Stretch3,
     /// By how much what a longer horizon (or else another) said, now and one and four ticks ago, exceeds the mixed logit.
     Longer,
     LongerBefore,
@@ -66,15 +76,19 @@ pub(crate) fn without_clocks(mut traits: Traits) -> Traits {
 
 /// Steps of each trait.
 pub(crate) const STEPS: [usize; TRAITS] = [
-    24, 17, 7, 9, 12, 12, LEVELS, LEVELS, LEVELS, LEVELS, LEVELS, LEVELS, LEVELS, BEYOND, BEYOND, BEYOND, 6,
-    6, 6, 6, 6, 6,
+    24, 17, 7, 9, 12, 12, LEVELS, LEVELS, LEVELS, LEVELS, LEVELS, LEVELS, LEVELS, 14, STRETCHED, STRETCHED,
+    STRETCHED, STRETCHED, BEYOND, BEYOND, BEYOND, 6, 6, 6, 6, 6, 6,
 ];
 /// Steps of the difference between two logits; the first is for what isn't known.
 const BEYOND: usize = 16;
 /// Steps of an expert's logit.
 pub(crate) const LEVELS: usize = 10;
 
+/// Steps of what a stretch says.
+const STRETCHED: usize = stretches::STEPS;
 const CLOCK: usize = Trait::Clock as usize;
+const STRETCH: usize = Trait::Stretch as usize;
+const _: () = assert!(STRETCH + STRETCHES.len() == Trait::Longer as usize);
 
 const fn pair(a: Trait, b: Trait) -> (usize, usize) {
     (a as usize, b as usize)
@@ -84,8 +98,8 @@ const fn clock(a: Trait, which: usize) -> (usize, usize) {
     (a as usize, CLOCK + which)
 }
 
-/// The pairs that have a table.
-const PAIRS: [(usize, usize); 37] = [
+/// The pairs that have a table before calibration.
+const EARLY: [(usize, usize); 37] = [
     clock(Trait::Mixed, 0),
     clock(Trait::Mixed, 1),
     clock(Trait::Mixed, 3),
@@ -125,19 +139,31 @@ const PAIRS: [(usize, usize); 37] = [
     pair(Trait::OwnPeriod, Trait::LongerEarlier),
 ];
 
-/// Number of cells of one horizon.
-pub(crate) const CELLS: usize = STARTS[PAIRS.len()];
+/// The pairs that have a table after it, where [`Trait::Mixed`] is the logit of the calibrated probability.
+const LATE: [(usize, usize); 10] = [
+    pair(Trait::Mixed, Trait::BurstCalls),
+    pair(Trait::Idle, Trait::BurstCalls),
+    pair(Trait::Mixed, Trait::Stretch),
+    pair(Trait::Mixed, Trait::Stretch1),
+    pair(Trait::Mixed, Trait::Stretch2),
+    pair(Trait::Mixed, Trait::Stretch3),
+    pair(Trait::Idle, Trait::Stretch),
+    pair(Trait::Idle, Trait::Stretch1),
+    pair(Trait::Idle, Trait::Stretch2),
+    pair(Trait::Idle, Trait::Stretch3),
+];
 
-/// Where each pair's table begins, and at the end how many cells there are.
-const STARTS: [usize; PAIRS.len() + 1] = {
-    let mut starts = [0; PAIRS.len() + 1];
-    let mut i = 0;
-    while i < PAIRS.len() {
-        starts[i + 1] = starts[i] + STEPS[PAIRS[i].0] * STEPS[PAIRS[i].1];
+/// Number of cells of one horizon, before and after calibration.
+pub(crate) const CELLS: [usize; 2] = [cells(&EARLY), cells(&LATE)];
+
+const fn cells(pairs: &[(usize, usize)]) -> usize {
+    let (mut sum, mut i) = (0, 0);
+    while i < pairs.len() {
+        sum += STEPS[pairs[i].0] * STEPS[pairs[i].1];
         i += 1;
     }
-    starts
-};
+    sum
+}
 
 /// Size of the first steps, for predictions of one minute; where windows overlap, outcomes repeat each other.
 const RATE: f32 = 0.02;
@@ -152,30 +178,43 @@ struct Cell {
 /// The tables of one horizon.
 #[derive(Clone, Debug)]
 pub(crate) struct Refinement {
+    pairs: &'static [(usize, usize)],
     cells: Vec<Cell>,
     rate: f32,
 }
 
-fn places(traits: &Traits, logit: f32) -> impl Iterator<Item = usize> {
+fn places(pairs: &[(usize, usize)], traits: &Traits, logit: f32) -> impl Iterator<Item = usize> {
     let mut traits = *traits;
     traits[Trait::Mixed as usize] = (((logit + MAX_LOGIT) / 0.75).max(0.0) as u8).min(STEPS[0] as u8 - 1);
-    PAIRS
-        .iter()
-        .zip(STARTS)
-        .map(move |(&(a, b), start)| start + usize::from(traits[a]) * STEPS[b] + usize::from(traits[b]))
+    let mut start = 0;
+    pairs.iter().map(move |&(a, b)| {
+        let place = start + usize::from(traits[a]) * STEPS[b] + usize::from(traits[b]);
+        start += STEPS[a] * STEPS[b];
+        place
+    })
 }
 
 impl Refinement {
-    /// For predictions that reach over so many minutes.
-    pub(crate) fn new(minutes: u32) -> Self {
-        let cells = vec![Cell { add: 0.0, g2: 1.0 }; CELLS];
-        Refinement { cells, rate: RATE / (minutes.max(1) as f32).sqrt() }
+    /// Of the mixed logit, for predictions that reach over so many minutes.
+    pub(crate) fn early(minutes: u32) -> Self {
+        Refinement::of(&EARLY, minutes)
+    }
+
+    /// Of the calibrated one.
+    pub(crate) fn late(minutes: u32) -> Self {
+        Refinement::of(&LATE, minutes)
+    }
+
+    fn of(pairs: &'static [(usize, usize)], minutes: u32) -> Self {
+        let cells = vec![Cell { add: 0.0, g2: 1.0 }; cells(pairs)];
+        Refinement { pairs, cells, rate: RATE / (minutes.max(1) as f32).sqrt() }
     }
 
     /// The refined logit.
     #[inline]
     pub(crate) fn predict(&self, logit: f32, traits: &Traits) -> f32 {
-        let add: f32 = places(traits, logit).map(|i| self.cells.get(i).map_or(0.0, |c| c.add)).sum();
+        let add: f32 =
+            places(self.pairs, traits, logit).map(|i| self.cells.get(i).map_or(0.0, |c| c.add)).sum();
         (logit + add).clamp(-MAX_LOGIT, MAX_LOGIT)
     }
 
@@ -183,7 +222,7 @@ impl Refinement {
     #[inline]
     pub(crate) fn learn(&mut self, logit: f32, traits: &Traits, positive: bool) {
         let error = f32::from(u8::from(positive)) - sigmoid(self.predict(logit, traits));
-        for i in places(traits, logit) {
+        for i in places(self.pairs, traits, logit) {
             if let Some(c) = self.cells.get_mut(i) {
                 c.g2 += error * error;
                 c.add += self.rate * error / c.g2.sqrt();
@@ -199,7 +238,7 @@ impl Refinement {
     /// Takes over what another one had learned.
     pub(crate) fn take(&mut self, from: &mut impl Read) -> io::Result<()> {
         self.cells = BorshDeserialize::deserialize_reader(from)?;
-        sound(self.cells.len() == CELLS)
+        sound(self.cells.len() == cells(self.pairs))
     }
 }
 
@@ -209,7 +248,7 @@ mod tests {
 
     #[test]
     fn learns_what_only_two_traits_together_say() {
-        let mut r = Refinement::new(1);
+        let mut r = Refinement::early(1);
         let at = |a: u8, b: u8| {
             let mut t = [0; TRAITS];
             (t[Trait::Pause as usize], t[Trait::PauseBefore as usize]) = (a, b);
@@ -237,10 +276,11 @@ mod tests {
 
     #[test]
     fn any_traits_have_a_place_and_sums_stay_finite() {
-        let mut r = Refinement::new(15);
         let last: Traits = std::array::from_fn(|i| STEPS[i] as u8 - 1);
-        assert!(places(&last, 99.0).all(|i| i < r.cells.len()));
-        (0..100_000).for_each(|i| r.learn(f32::from(i as u8) - 100.0, &last, true));
-        assert!(r.predict(9.0, &last) <= MAX_LOGIT && r.predict(-9.0, &[0; TRAITS]).is_finite());
+        for mut r in [Refinement::early(15), Refinement::late(15)] {
+            assert!(places(r.pairs, &last, 99.0).all(|i| i < r.cells.len()));
+            (0..100_000).for_each(|i| r.learn(f32::from(i as u8) - 100.0, &last, true));
+            assert!(r.predict(9.0, &last) <= MAX_LOGIT && r.predict(-9.0, &[0; TRAITS]).is_finite());
+        }
     }
 }

@@ -16,7 +16,7 @@ use crate::mixer::{INPUTS, SETS};
 use crate::refinement::{CELLS, TRAITS};
 
 /// To be raised whenever what is remembered changes its meaning; a change of its shape shows by itself.
-const VERSION: u64 = 5;
+const VERSION: u64 = 6;
 
 /// Why state can't be used.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub enum StateError {
 /// The shape of what is kept.
 fn shape() -> Vec<u64> {
     let mut shape = vec![VERSION, INPUTS as u64, SETS as u64, TABLES as u64, KINDS as u64];
-    shape.extend([CELLS as u64, TRAITS as u64]);
+    shape.extend(CELLS.iter().chain([&TRAITS]).map(|&n| n as u64));
     shape.extend(table_sizes().iter().chain(&CONTEXT_SIZES).map(|&n| n as u64));
     shape
 }

@@ -247,3 +247,23 @@ fn what_was_expected_and_did_not_come_is_remembered() {
     // Once the short pause is over without a call, it is a long one.
     is_worth(Part::Recall, &two_together(), 4, 1.03);
 }
+
+/// Once in nearly every half-hour or hour, at any minute of it.
+fn once_in_each() -> Vec<Call> {
+    let mut chance = Chance(9);
+    let mut calls = noise(4, &mut chance);
+    for f in 0..24 {
+        let length = [30, 60][f % 2];
+        for begin in (0..4 * DAY).step_by(length as usize) {
+            if chance.happens(0.9) {
+                calls.push(call(begin + chance.below(length as u64), format!("it{f}"), EDGE));
+            }
+        }
+    }
+    calls
+}
+
+#[test]
+fn stretches_of_the_clock_know_what_is_done_for_now() {
+    is_worth(Part::Stretches, &once_in_each(), 4, 1.03);
+}
