@@ -37,6 +37,13 @@ impl OriginAddress {
 
     /// For a process that follows the change stream, whose client can do a little less.
     pub(crate) fn with_stream(self) -> Result<Self, String> {
+        let (hosts, addresses) = (self.pg.get_hosts(), self.pg.get_hostaddrs());
+        if hosts.len().max(addresses.len()) > 1 {
+            return Err("host: the change stream follows one server; give one name or address, which moves with the primary".into());
+        }
+        if addresses.is_empty() && !matches!(hosts.first(), Some(Host::Tcp(_))) {
+            return Err("host: the change stream needs TCP: give a host name or an address such as 127.0.0.1, not a Unix socket".into());
+        }
         match &self.protection {
             Protection::Tls(tls) if tls.client.is_some() => {
                 Err("sslcert: the change stream can't present a client certificate; let this role log in with a password over TLS".into())
@@ -203,6 +210,10 @@ mod tests {
             Tls { verify: Verify::Name, roots: file(), client: Some(("/c".into(), "/k".into())) }
         );
         assert!(address.with_stream().is_err());
+        for text in ["host=a,b user=u", "host=/run/postgresql user=u", "user=u dbname=d"] {
+            let error = OriginAddress::parse(text).and_then(OriginAddress::with_stream).unwrap_err();
+            assert!(error.starts_with("host: the change stream"), "{text}: {error}");
+        }
         assert_eq!(tls("postgresql://h/d?sslmode=require").verify, Verify::Nothing);
         assert_eq!(tls("postgresql://h/d?sslmode=require&sslrootcert=/r").verify, Verify::Chain);
         assert_eq!(tls("postgresql://h/d?sslrootcert=system").roots, Roots::Public);

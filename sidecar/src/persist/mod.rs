@@ -14,7 +14,6 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use foreshard_edge::{Layout, ShardCopy};
 use foreshard_protocol::{KeptCopy, KeptState, Lsn, Witness};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::config::Keep;
@@ -67,15 +66,20 @@ impl Keeper {
             Ok((_, Some(kept))) if kept.state.edge != edge => {
                 anew(&file, keep, &format!("it is of edge {:?}", kept.state.edge))?
             }
-            Ok(opened) => opened,
+            Ok((store, kept)) => (Some(store), kept),
             Err(Unusable::Refused(why)) => bail!("cache_dir {shown}: {why}"),
             Err(Unusable::Worthless(why)) => anew(&file, keep, &why)?,
         };
-        let acknowledged = kept.as_ref().map_or(Lsn::ZERO, |kept| kept.state.acknowledged);
-        shared.with(|core, _| core.keep(acknowledged));
+        match &store {
+            Some(_) => {
+                let acknowledged = kept.as_ref().map_or(Lsn::ZERO, |kept| kept.state.acknowledged);
+                shared.with(|core, _| core.keep(acknowledged));
+            }
+            None => Shared::count(&shared.cache_failures, 1),
+        }
         let inner = Inner {
-            afresh: kept.is_none() || !store.is_current(&keep.keys),
-            store: Some(store),
+            afresh: kept.is_none() || !store.as_ref().is_some_and(|store| store.is_current(&keep.keys)),
+            store,
             failed_at: Instant::now(),
             keys: keep.keys.clone(),
             kept,
@@ -138,8 +142,6 @@ impl Keeper {
 
     /// Writes what has changed, again and again.
     pub(crate) async fn run(self: Arc<Self>) {
-        // A file that may not grow (ulimit -f) is to be an error like a full disk, not the end of the process.
-        let _too_large = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()));
         let mut every = interval(self.keep.every);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -233,11 +235,18 @@ impl Keeper {
     }
 }
 
-/// Throws away what is there.
-fn anew(file: &std::path::Path, keep: &Keep, why: &str) -> anyhow::Result<(Store, Option<Kept>)> {
+/// Throws away what is there. On a disk that takes nothing there is no store for now, as if it had failed later.
+fn anew(file: &std::path::Path, keep: &Keep, why: &str) -> anyhow::Result<(Option<Store>, Option<Kept>)> {
     tracing::warn!(file = %file.display(), why, "the persistent cache is thrown away");
     remove(file).with_context(|| format!("{} cannot be removed", file.display()))?;
-    Store::open(file, &keep.keys).with_context(|| format!("{} cannot be made", file.display()))
+    match Store::open(file, &keep.keys) {
+        Ok((store, kept)) => Ok((Some(store), kept)),
+        Err(Unusable::Refused(why)) => bail!("{} cannot be made: {why}", file.display()),
+        Err(error) => {
+            tracing::error!(%error, "the persistent cache can't be written: nothing is kept for now");
+            Ok((None, None))
+        }
+    }
 }
 
 fn remove(file: &std::path::Path) -> std::io::Result<()> {

@@ -80,6 +80,10 @@ pub(crate) fn doors(config: &Config) -> Result<(Guard, Option<Https>), Mistakes>
 pub(crate) async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let config = Arc::new(args.load()?);
     logging::set(&config.log)?;
+    // From the first moment on: SIGHUP is no reason to end while the origin is still asked, and a file that may not grow (ulimit -f) is to
+    // be an error like a full disk.
+    let _handled =
+        [SignalKind::hangup(), SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())].map(signal);
     let (guard, https) = doors(&config)?;
     let (guard, https) = (Arc::new(guard), https.map(Arc::new));
     let (orders, ordered) = mpsc::unbounded_channel();
