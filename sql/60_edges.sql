@@ -143,7 +143,9 @@ CREATE FUNCTION foreshard.append_executions(edge text, batch jsonb) RETURNS bigi
             SELECT append_executions.edge, e.function_id, e.started_at, coalesce(e.tables, '{}'), coalesce(e.filters, '{}'),
                 coalesce(e.shards, '{}'), e.served_from, e.wait_us, e.bytes, segment
             FROM jsonb_to_recordset(batch) AS e(function_id text, started_at timestamptz, tables text[], filters jsonb,
-                shards text[], served_from text, wait_us bigint, bytes bigint);
+                shards text[], served_from text, wait_us bigint, bytes bigint)
+            -- 'infinity' is no time that anything ran at, and no reader of the log could make anything of it.
+            WHERE isfinite(e.started_at) IS DISTINCT FROM false;
         GET DIAGNOSTICS written = ROW_COUNT;
         RETURN written;
     END

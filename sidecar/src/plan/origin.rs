@@ -80,7 +80,7 @@ const BATCH: i64 = 20_000;
 /// No answer within this time means that the connection is dead, not slow.
 const ANSWER: Duration = Duration::from_secs(30);
 
-const COLUMNS: &str = "logged_xid::text::numeric::bigint, id, edge, function_id, extract(epoch FROM started_at)::bigint, shards, \
+const COLUMNS: &str = "logged_xid::text::numeric::bigint, id, edge, function_id, floor(extract(epoch FROM started_at))::bigint, shards, \
     served_from NOT IN ('prefetch', 'reactive'), wait_us, bytes";
 
 /// By which this planner's schedules, and those of its predecessors, are told from those of others.
@@ -152,7 +152,7 @@ impl Origin {
         let since = now.checked_sub_signed(reach).unwrap_or(DateTime::UNIX_EPOCH);
         let read = format!(
             "SELECT {COLUMNS} FROM foreshard.executions
-             WHERE started_at >= $1 AND logged_xid < pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())
+             WHERE started_at >= $1 AND isfinite(started_at) AND logged_xid < pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())
              ORDER BY started_at, id"
         );
         let rows = self.client.query_raw(&read, [since]).await?;
@@ -178,7 +178,7 @@ impl Origin {
         let read = format!(
             "SELECT {COLUMNS} FROM foreshard.executions
              WHERE logged_xid < pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())
-               AND (logged_xid, id) > ($1::text::xid8, $2) ORDER BY logged_xid, id LIMIT {BATCH}"
+               AND (logged_xid, id) > ($1::text::xid8, $2) AND isfinite(started_at) ORDER BY logged_xid, id LIMIT {BATCH}"
         );
         let mut count = 0;
         loop {
