@@ -56,6 +56,10 @@ pub(super) struct Outcome {
 /// Cells of all grids together: two GB.
 const MOST_CELLS: usize = 500_000_000;
 
+/// Histories that the engine may keep. Twice as many as functions at edges that are looked at before they have run there: no matter of what
+/// else is in the trace, or what is said would depend on what comes later.
+const MOST_HISTORIES: usize = 1 << 22;
+
 /// Minutes between ticks: the largest divisor of the step up to five.
 fn tick_for(step: i64) -> i64 {
     (1..=5).rev().find(|t| step % t == 0).unwrap_or(1)
@@ -73,7 +77,7 @@ pub(super) fn replay(
     let mut engine = Engine::new(EngineConfig {
         horizons: horizons.clone(),
         tick_minutes: tick as u32,
-        max_histories: trace.pairs.len() * 4 + 1024,
+        max_histories: MOST_HISTORIES,
         max_edges: trace.pairs.len(),
         ..EngineConfig::default()
     })?;
@@ -263,5 +267,35 @@ mod tests {
             }
         }
         assert!(compared > 10_000, "{compared}");
+    }
+
+    #[test]
+    fn what_is_written_does_not_depend_on_what_comes_after() {
+        // Each function runs at one of many edges, and half of them for the first time after the cut: every function is looked at everywhere.
+        const CUT: i64 = 60;
+        let csv = |until: i64| {
+            let mut csv = "minute,function_id,edge,count\n".to_owned();
+            for minute in 0..until {
+                for f in 0..60 {
+                    if (minute + f) % 7 == 0 && (f % 2 == 0 || minute > CUT) {
+                        csv += &format!("{minute},f{f},edge{},1\n", f / 2 % 20);
+                    }
+                }
+            }
+            Trace::parse(csv.as_bytes()).unwrap()
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let written = |until: i64| {
+            let path = dir.path().join(until.to_string());
+            let mut file = PredictionsFile::create(&path).unwrap();
+            let plan = Plan { score_from: CUT - 20, step: 1, horizons: vec![1, 5], further: vec![] };
+            replay(&csv(until), &plan, Some(&mut file)).unwrap();
+            file.finish().unwrap();
+            std::fs::read_to_string(path).unwrap()
+        };
+        let (short, whole) = (written(CUT + 1), written(CUT + 60));
+        // 30 functions at 20 edges, at 21 minutes, within two horizons.
+        assert_eq!(short.lines().count(), 1 + 30 * 20 * 21 * 2);
+        assert!(whole.starts_with(&short), "{} lines and {}", short.lines().count(), whole.lines().count());
     }
 }
