@@ -249,6 +249,16 @@ impl Planner {
         }
     }
 
+    /// Forgets everything if it was learned by a clock that was ahead of `now`; the log tells it again.
+    fn start_over_if_ahead(&mut self, now: DateTime<Utc>) -> bool {
+        let ahead = self.learner.ahead(now, self.settings.every);
+        if ahead {
+            warn!("the clock was set back: what was learned is of a time that has not come, learning from the log again");
+            self.learner = Learner::new(&self.settings);
+        }
+        ahead
+    }
+
     async fn round(&mut self, session: &mut Session) -> Result<(), Failure> {
         let begun = Instant::now();
         if session.read_at.elapsed() > CATALOG_AGE {
@@ -258,7 +268,11 @@ impl Planner {
                 session.leading = session.origin.try_lead().await?;
             }
         }
-        let now = self.settings.clock.now();
+        let mut now = self.settings.clock.now();
+        if self.start_over_if_ahead(now) {
+            self.catch_up(session).await?;
+            now = self.settings.clock.now();
+        }
         self.learner.locate(&session.catalog, now);
         let rows = session.origin.increment(&mut self.learner, now).await?;
         self.learner.settle(now);
@@ -361,5 +375,43 @@ impl Planner {
             }
         }
         Ok(published)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use learner::{Cursor, LogRow};
+
+    #[test]
+    fn a_clock_that_jumped_ahead_and_came_back_is_learned_from_anew() {
+        let args = PlanArgs { origin: Some("host=localhost".to_owned()), ..PlanArgs::default() };
+        let mut planner = Planner::new(Settings::load(&args).unwrap(), Page::default());
+        let time = |at: i64| DateTime::from_timestamp(1_704_067_200 + at, 0).unwrap();
+        let ran = |at: i64| LogRow {
+            edge: "ams1".into(),
+            function: "f".into(),
+            started_at: time(at).timestamp(),
+            shards: vec!["products".into()],
+            missed: true,
+            wait_us: 1,
+            bytes: 1,
+        };
+        let minute = |planner: &Planner| planner.learner.engine().clock();
+        planner.learner.learn(&ran(0), time(0));
+        planner.learner.read_up_to(Cursor { xid: 700, id: 1 });
+        planner.learner.settle(time(0));
+        // A little ahead is how an edge's clock may be.
+        planner.learner.learn(&ran(110), time(0));
+        assert!(!planner.start_over_if_ahead(time(0)) && planner.learner.cursor().is_some());
+        // For one round the clock is a month ahead.
+        planner.learner.settle(time(30 * 86_400));
+        assert!(!planner.start_over_if_ahead(time(30 * 86_400)));
+        assert!(planner.start_over_if_ahead(time(300)));
+        assert_eq!((minute(&planner), planner.learner.cursor()), (None, None), "all of the log is read again");
+        planner.learner.learn(&ran(300), time(300));
+        planner.learner.settle(time(900));
+        assert!(minute(&planner).is_some_and(|minute| minute * 60 <= time(900).timestamp()));
+        assert!(!planner.start_over_if_ahead(time(900)));
     }
 }
