@@ -76,7 +76,7 @@ pub(crate) fn run(args: BacktestArgs) -> anyhow::Result<()> {
     horizons.dedup();
     let trace = Trace::read(path).with_context(|| format!("trace {}", path.display()))?;
     let (first, last) = trace.span();
-    let score_from = args.score_from.unwrap_or(first + (last - first) * 2 / 3);
+    let score_from = args.score_from.unwrap_or(first + (last - first) * 2 / 3).max(first);
     if score_from > last {
         bail!("nothing to score: the trace ends at minute {last}, before --score-from {score_from}");
     }

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+use anyhow::bail;
 use foreshard_planner::measure::{Baseline, Baselines, Grid};
 use foreshard_planner::{Engine, EngineConfig, Horizon, Invocation, Prediction};
 
@@ -51,6 +52,8 @@ pub(super) struct Outcome {
     pub(super) engine: Duration,
     /// Bytes that the engine keeps per function at an edge.
     pub(super) bytes_per_function: usize,
+    /// Calls that the engine did not take.
+    pub(super) left_out: u64,
 }
 
 /// Cells of all grids together: two GB.
@@ -63,6 +66,42 @@ const MOST_HISTORIES: usize = 1 << 22;
 /// Minutes between ticks: the largest divisor of the step up to five.
 fn tick_for(step: i64) -> i64 {
     (1..=5).rev().find(|t| step % t == 0).unwrap_or(1)
+}
+
+/// Minutes of a pause that are gone through before what is scored: as many as a planner makes up for.
+const LONGEST_PAUSE: i64 = 30 * 1440;
+
+/// The minute to go on with at `minute`, when the next call is in the minute `next`.
+fn after_pause(minute: i64, next: i64, score_from: i64) -> i64 {
+    minute.max((next - LONGEST_PAUSE).min(score_from))
+}
+
+/// The cells of one method, if there is room for those of the two that are always scored.
+fn cells(trace: &Trace, plan: &Plan) -> anyhow::Result<usize> {
+    let (first, last) = trace.span();
+    let decisions = usize::try_from((last - plan.score_from) / plan.step + 1).ok();
+    let horizons = plan.all_horizons().len();
+    let cells = decisions.and_then(|d| d.checked_mul(trace.pairs.len())?.checked_mul(horizons));
+    if let Some(cells) = cells.filter(|c| c.checked_mul(2).is_some_and(|both| both <= MOST_CELLS)) {
+        return Ok(cells);
+    }
+    let most = MOST_CELLS / 2 / (trace.pairs.len() * horizons).max(1);
+    // A minute that is further from all others than they are from each other is hardly one that was meant.
+    let mut minutes: Vec<i64> = trace.rows.iter().map(|r| r.minute).collect();
+    minutes.dedup();
+    let gap = minutes.windows(2).max_by_key(|pair| pair[1] - pair[0]).filter(|pair| (pair[1] - pair[0]) * 2 > last - first);
+    let outlying = gap.map_or_else(String::new, |gap| {
+        let before = minutes.partition_point(|&m| m <= gap[0]);
+        let (alone, others) = if before * 2 < minutes.len() { (gap[0], gap[1]) } else { (gap[1], gap[0]) };
+        format!(" Minute {alone} is {} minutes away from minute {others}, the nearest other one: if it is a mistake, take it out.", gap[1] - gap[0])
+    });
+    bail!(
+        "there is no room to score {} functions at edges from minute {} to {last} every {} min: at most {most} decisions fit.{outlying} Raise \
+         --score-from or --step, or ask for fewer horizons.",
+        trace.pairs.len(),
+        plan.score_from,
+        plan.step
+    )
 }
 
 /// Runs the whole trace through a fresh engine.
@@ -82,8 +121,8 @@ pub(super) fn replay(
         ..EngineConfig::default()
     })?;
     let (first, last) = trace.span();
-    let cells = trace.pairs.len() * ((last - plan.score_from) / plan.step + 1) as usize * lengths.len();
     let mut names = vec![OURS, HAZARD];
+    let cells = cells(trace, plan)?;
     let mut baselines = None;
     if cells.saturating_mul(names.len() + Baseline::ALL.len()) <= MOST_CELLS {
         names.extend(Baseline::ALL.map(Baseline::name));
@@ -96,7 +135,12 @@ pub(super) fn replay(
     let mut rows = trace.rows.iter().peekable();
     let mut progress = Progress::new(first, last);
     let mut places = Places::default();
-    for minute in first..=last {
+    let mut minute = first - 1;
+    while minute < last {
+        minute += 1;
+        if let Some(row) = rows.peek() {
+            minute = after_pause(minute, row.minute, plan.score_from);
+        }
         let begun = Instant::now();
         let from = rows.clone();
         while let Some(row) = rows.next_if(|r| r.minute == minute) {
@@ -150,7 +194,9 @@ pub(super) fn replay(
     progress.done();
     // What the replays of caches need besides is no part of what was asked for.
     let bytes_per_function = engine.bytes_with(plan.horizons.len()) / engine.histories().max(1);
-    Ok(Outcome { methods, windows, engine: spent, bytes_per_function })
+    let counters = engine.counters();
+    let left_out = counters.refused + counters.future + counters.too_old;
+    Ok(Outcome { methods, windows, engine: spent, bytes_per_function, left_out })
 }
 
 fn write(
@@ -232,6 +278,37 @@ mod tests {
     #[test]
     fn ticks_divide_the_step() {
         assert_eq!([1, 2, 5, 7, 12, 15, 30].map(tick_for), [1, 2, 5, 1, 4, 5, 5]);
+    }
+
+    fn plan(score_from: i64) -> Plan {
+        Plan { score_from, step: 1, horizons: vec![1], further: vec![10] }
+    }
+
+    #[test]
+    fn what_would_take_too_much_is_refused_and_the_minute_named() {
+        let refused = |minutes: &[i64], from: i64| {
+            let csv: String = minutes.iter().map(|m| format!("{m},f,1\n")).collect();
+            let trace = Trace::parse(format!("minute,function_id,count\n{csv}").as_bytes()).unwrap();
+            replay(&trace, &plan(from), None).unwrap_err().to_string()
+        };
+        let says = refused(&[0, 1, 2, 500_000_000], 2);
+        assert!(says.contains("Minute 500000000 is 499999998 minutes away from minute 2") && says.contains("--score-from"), "{says}");
+        assert!(refused(&[-500_000_000, 1, 2, 3], -500_000_000).contains("Minute -500000000 is"));
+        let even: Vec<i64> = (0..500).map(|i| i * 1_000_000).collect();
+        let says = refused(&even, 0);
+        assert!(says.contains("--step") && !says.contains("mistake"), "{says}");
+    }
+
+    #[test]
+    fn a_long_pause_is_not_gone_through_minute_by_minute() {
+        assert_eq!([after_pause(5, 6, 100), after_pause(5, 43_205, 100), after_pause(5, 43_300, 1_000)], [5, 5, 100]);
+        assert_eq!(after_pause(5, 400_000_000, 399_999_990), 399_956_800);
+        assert_eq!(after_pause(5, 400_000_000, 90), 90, "what is scored is scored at every step");
+        let trace = "minute,function_id,count\n0,f,1\n1,f,1\n400000000,f,1\n400000010,f,1\n400000030,f,1\n";
+        let trace = Trace::parse(trace.as_bytes()).unwrap();
+        let outcome = replay(&trace, &plan(400_000_005), None).unwrap();
+        assert_eq!(outcome.methods[0].grids[0].row(0).count(), 26);
+        assert_eq!(outcome.left_out, 0, "the clock is not so far behind that the calls are not believed");
     }
 
     #[test]
