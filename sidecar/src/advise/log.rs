@@ -18,7 +18,8 @@ pub(super) async fn read(
 ) -> Result<Vec<Access>, tokio_postgres::Error> {
     let rows = transaction
         .query(
-            "SELECT edge, function_id, (extract(epoch FROM started_at) * 1000)::bigint, age(logged_xid::xid)::bigint, shards, filters
+            "SELECT edge, function_id, (extract(epoch FROM started_at) * 1000)::bigint, age(logged_xid::xid)::bigint, shards, filters,
+                 (extract(epoch FROM logged_at) * 1000)::bigint
              FROM foreshard.executions
              WHERE logged_at > now() - make_interval(days => $1) AND served_from <> 'error' AND isfinite(started_at)
              ORDER BY logged_xid DESC, id DESC LIMIT $2",
@@ -34,6 +35,7 @@ pub(super) async fn read(
                 function: row.try_get(1)?,
                 at: row.try_get(2)?,
                 age: row.try_get::<_, i64>(3)?.max(0) as u64,
+                logged: row.try_get(6)?,
                 instances,
                 filters: pairs(row.try_get(5)?),
             })

@@ -68,11 +68,16 @@ struct Judged {
     /// Reads of a shard before anything is said about it
     #[arg(long, value_name = "COUNT", default_value_t = ENOUGH, value_parser = clap::value_parser!(u64).range(1..))]
     enough: u64,
+    /// Days of log since its definition before what nobody reads is proposed to be dropped or unmapped
+    #[arg(long, value_name = "DAYS", default_value_t = UNREAD_DAYS, value_parser = clap::value_parser!(i32).range(0..=3650))]
+    unread_days: i32,
 }
 
 const EXECUTIONS: i64 = 200_000;
-const DAYS: i32 = 14;
+/// More than [`UNREAD_DAYS`], or there would never be enough.
+const DAYS: i32 = 21;
 const ENOUGH: u64 = 20;
+const UNREAD_DAYS: i32 = 14;
 
 /// Advises, applies or takes back.
 ///
@@ -126,7 +131,7 @@ pub(crate) async fn automatic(origin: &OriginAddress, edge_bytes: usize) -> anyh
     let Some(limits) = auto::limits(&client).await? else {
         return Ok(vec!["foreshard.auto_shard is off".to_owned()]);
     };
-    let judged = Judged { executions: EXECUTIONS, days: DAYS, edge_bytes, enough: ENOUGH };
+    let judged = Judged { executions: EXECUTIONS, days: DAYS, edge_bytes, enough: ENOUGH, unread_days: UNREAD_DAYS };
     let stored = make(&mut client, &judged).await?;
     auto::apply(&mut client, &stored, &limits).await
 }
@@ -148,7 +153,12 @@ async fn make(client: &mut Client, args: &Judged) -> anyhow::Result<store::Store
     let definitions = catalog::read(&transaction).await?;
     transaction.rollback().await.map_err(explained)?;
     let (definitions, accesses) = (Arc::new(definitions), Arc::new(accesses));
-    let mut terms = Terms { edge_bytes: args.edge_bytes as u64, enough: args.enough, ..Terms::default() };
+    let mut terms = Terms {
+        edge_bytes: args.edge_bytes as u64,
+        enough: args.enough,
+        unread: i64::from(args.unread_days) * 86_400_000,
+        ..Terms::default()
+    };
     loop {
         let (with, of, by) = (definitions.clone(), accesses.clone(), terms.clone());
         let mut report = tokio::task::spawn_blocking(move || advise(&with, &of, &by))

@@ -33,7 +33,8 @@ const BOUND: f64 = 0.1;
 
 const SEED: u64 = 7;
 
-const TERMS: [&str; 4] = ["--edge-bytes", EDGE_BYTES, "--enough", "8"];
+// All is logged within seconds.
+const TERMS: [&str; 6] = ["--edge-bytes", EDGE_BYTES, "--enough", "8", "--unread-days", "0"];
 
 fn ratio(all: &[(&str, Hits)], pattern: &str) -> f64 {
     all.iter().find(|(name, _)| *name == pattern).map_or(f64::NAN, |(_, hits)| hits.ratio())

@@ -84,8 +84,7 @@ const SHARDS: &str = "
     SELECT foreshard.map_function('by team', '{task}');
     SELECT foreshard.map_function('by phase', '{task}');
     SELECT foreshard.map_function('mail', '{inbox,outbox}');
-    SELECT foreshard.map_function('profile', '{customer,addresses}');
-    SELECT foreshard.map_function('auditor', '{audit}');";
+    SELECT foreshard.map_function('profile', '{customer,addresses}');";
 
 /// The running shop.
 pub(crate) struct Shop {

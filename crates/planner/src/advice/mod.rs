@@ -48,6 +48,8 @@ pub struct Access {
     pub at: i64,
     /// How many transactions ago it was logged.
     pub age: u64,
+    /// When it was logged, in milliseconds of the origin's clock.
+    pub logged: i64,
     /// Ids of the shard instances read.
     pub instances: Vec<String>,
     /// Parameters and filters by name, as logged: `("status", "eq.open")`, `("customer_id", "42")`.
@@ -179,6 +181,8 @@ pub struct Terms {
     pub edge_bytes: u64,
     /// Reads of a shard before anything is said about it.
     pub enough: u64,
+    /// Milliseconds of log without a read before a shard counts as read by nobody.
+    pub unread: i64,
     /// Shards whose definitions are left alone.
     pub leave: BTreeSet<String>,
 }
@@ -186,7 +190,7 @@ pub struct Terms {
 impl Default for Terms {
     fn default() -> Self {
         // What `serve` has for reactive copies if nothing is set.
-        Terms { edge_bytes: 64 << 20, enough: 20, leave: BTreeSet::new() }
+        Terms { edge_bytes: 64 << 20, enough: 20, unread: 14 * 86_400_000, leave: BTreeSet::new() }
     }
 }
 

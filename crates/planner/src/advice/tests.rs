@@ -62,6 +62,8 @@ fn read(at: i64, instance: &str, filters: &[(&str, String)]) -> Access {
         function: "f".into(),
         at,
         age: 10,
+        // The log takes ten thousand times as long, so that a few hundred reads are weeks.
+        logged: at * 10_000,
         instances: vec![instance.into()],
         filters: filters.iter().map(|(n, v)| ((*n).to_owned(), v.clone())).collect(),
     }
@@ -171,6 +173,30 @@ fn a_shard_defined_a_moment_ago_is_not_dead() {
     let said = said(&definitions(vec![shard("orders"), shard("old")]), &accesses);
     assert_eq!(said.iter().map(|a| a.kind).collect::<Vec<_>>(), [Kind::Drop], "{said:#?}");
     assert!(said[0].undo.contains("map_function('f', ARRAY['orders', 'old']::text[])"));
+}
+
+#[test]
+fn only_silence_that_lasts_is_death() {
+    let two = definitions(vec![shard("orders"), shard("old")]);
+    let kinds = |definitions: &Definitions, accesses: &[Access]| {
+        said(definitions, accesses).iter().map(|a| a.kind).collect::<Vec<_>>()
+    };
+    let mut accesses = reads(300, |_| Vec::new());
+    assert_eq!(kinds(&two, &accesses), [Kind::Drop]);
+    // As many executions within minutes, as by a test of load, say nothing; nor do those within two weeks less a moment.
+    accesses.iter_mut().for_each(|a| a.logged = a.at);
+    assert_eq!(kinds(&two, &accesses), []);
+    accesses.iter_mut().for_each(|a| a.logged = a.at * 14 * 86_400 / 300);
+    assert_eq!(kinds(&two, &accesses), []);
+    // Who may read it has not run: a report of the end of the year.
+    let mut yearly = two.clone();
+    yearly.mappings = [("f".to_owned(), vec!["orders".to_owned()]), ("yearly".to_owned(), vec!["old".to_owned()])].into();
+    let mut accesses = reads(300, |_| Vec::new());
+    assert_eq!(kinds(&yearly, &accesses), []);
+    accesses.iter_mut().take(20).for_each(|a| a.function = "yearly".into());
+    assert_eq!(kinds(&yearly, &accesses), [Kind::Drop]);
+    yearly.mappings.remove("yearly");
+    assert_eq!(kinds(&yearly, &accesses), [Kind::Drop]);
 }
 
 #[test]

@@ -7,8 +7,21 @@ use super::{Access, Advice, Context, Expectation, Kind, RestsOn};
 /// Executions since a shard was defined before its silence means something, as a multiple of what is enough to speak.
 const LONG_ENOUGH: u64 = 10;
 
-fn since(accesses: &[Access], age: u64) -> u64 {
-    accesses.iter().filter(|a| a.age < age).count() as u64
+fn since(accesses: &[Access], age: u64) -> impl Iterator<Item = &Access> {
+    accesses.iter().filter(move |a| a.age < age)
+}
+
+/// Whether the log since then goes on for so long that what it does not say is not only late.
+fn long_enough(context: &Context<'_>, age: u64) -> bool {
+    let logged = || since(context.accesses, age).map(|a| a.logged);
+    logged().max().zip(logged().min()).is_some_and(|(last, first)| last.saturating_sub(first) >= context.terms.unread)
+}
+
+/// Whether everybody who may read the shard, if anybody may, ran often enough since then to have done so.
+fn had_a_chance(context: &Context<'_>, shard: &str, age: u64) -> bool {
+    context.definitions.readers(shard).all(|(function, _)| {
+        since(context.accesses, age).filter(|a| a.function == *function).count() as u64 >= context.terms.enough
+    })
 }
 
 /// Shards that no execution read.
@@ -21,10 +34,13 @@ pub(super) fn dead(context: &Context<'_>, found: &mut Vec<Advice>) {
     });
     let queries = definitions.queries.iter().map(|q| (&q.name, q.age, define_query(definitions, q), 0, 0.0));
     for (name, age, define, bytes, load) in shards.chain(queries) {
-        let executions = since(context.accesses, age);
+        let executions = since(context.accesses, age).count() as u64;
         let read =
             context.accesses.iter().any(|a| a.instances.iter().any(|i| super::usage::shard_of(i) == *name));
         if read || context.terms.leave.contains(name) || executions < context.terms.enough * LONG_ENOUGH {
+            continue;
+        }
+        if !long_enough(context, age) || !had_a_chance(context, name, age) {
             continue;
         }
         let functions: Vec<String> = definitions.readers(name).map(|(f, _)| f.clone()).collect();
@@ -67,7 +83,10 @@ pub(super) fn unmapped(context: &Context<'_>, found: &mut Vec<Advice>) {
                 .shard(s)
                 .map(|s| s.age)
                 .or_else(|| definitions.queries.iter().find(|q| q.name == *s).map(|q| q.age));
-            age.is_none_or(|age| since(context.accesses, age) < context.terms.enough * LONG_ENOUGH / 2)
+            age.is_none_or(|age| {
+                let executions = since(context.accesses, age).count() as u64;
+                executions < context.terms.enough * LONG_ENOUGH / 2 || !long_enough(context, age)
+            })
         };
         let dropped = |s: &String| found.iter().any(|a| a.kind == Kind::Drop && a.subject == *s);
         let unused: Vec<&str> = shards
