@@ -79,7 +79,7 @@ pub(super) async fn keep(client: &mut Client, report: Report, executions: usize)
 
 /// A text that is the same as long as these definitions are.
 async fn fingerprint(transaction: &Transaction<'_>, of: &RestsOn) -> anyhow::Result<String> {
-    let row = transaction.query_one(trial::ALL, &[&of.shards, &of.functions]).await.map_err(explained)?;
+    let row = transaction.query_one(trial::ALL, &[&of.shards, &of.functions, &of.tables]).await.map_err(explained)?;
     Ok(row.get(0))
 }
 
@@ -88,7 +88,7 @@ fn rests_on(evidence: &Value) -> RestsOn {
         let list = evidence["rests_on"][of].as_array().into_iter().flatten();
         list.filter_map(Value::as_str).map(str::to_owned).collect()
     };
-    RestsOn { shards: names("shards"), functions: names("functions") }
+    RestsOn { shards: names("shards"), functions: names("functions"), tables: names("tables") }
 }
 
 struct Kept {
@@ -121,6 +121,11 @@ async fn kept(transaction: &Transaction<'_>, id: i64) -> anyhow::Result<Kept> {
     })
 }
 
+fn names(rests_on: RestsOn) -> String {
+    let RestsOn { shards, functions, tables } = rests_on;
+    [shards, functions, tables].concat().join(", ")
+}
+
 /// Runs the statement of one piece of advice and records it, both or neither.
 pub(super) async fn apply(client: &mut Client, id: i64) -> anyhow::Result<Done> {
     let transaction = begin(client, IsolationLevel::RepeatableRead).await?;
@@ -135,7 +140,7 @@ pub(super) async fn apply(client: &mut Client, id: i64) -> anyhow::Result<Done> 
     if kept.evidence["before"] != fingerprint(&transaction, &rests_on).await? {
         return refuse(format!(
             "what it rests on ({}) was changed since: run foreshard advise again",
-            [rests_on.shards, rests_on.functions].concat().join(", ")
+            names(rests_on)
         ));
     }
     run(&transaction, &statement).await?;
@@ -161,7 +166,7 @@ pub(super) async fn revert(client: &mut Client, id: i64) -> anyhow::Result<Done>
         return refuse(format!(
             "{} was changed since it was applied, and that would be lost; the column undo of foreshard.advice has the statement, to \
              run by hand",
-            [rests_on.shards, rests_on.functions].concat().join(", ")
+            names(rests_on)
         ));
     }
     run(&transaction, &undo).await?;

@@ -7,12 +7,16 @@ use tokio_postgres::{Client, IsolationLevel, Transaction};
 
 use super::{begin, explained};
 
-/// All definitions as text: the same text means the same definitions. Generations are no part of it.
+/// All definitions as text: the same text means the same definitions. Generations are no part of it; what identifies the rows of tables is if they
+/// are named.
 pub(super) const ALL: &str = "SELECT md5(coalesce(string_agg(line, E'\\n' ORDER BY line COLLATE \"C\"), '')) FROM (
     SELECT row(s.name, s.source::oid, s.predicate, s.key, s.columns, s.owner::oid, q.query, q.param_types)::text AS line
         FROM foreshard.shard s LEFT JOIN foreshard.shard_query q ON q.shard = s.name WHERE $1::text[] IS NULL OR s.name = ANY ($1)
     UNION ALL SELECT row(m.function_id, m.ordinal, m.shard)::text FROM foreshard.mapping m
-        WHERE $2::text[] IS NULL OR m.function_id = ANY ($2)) AS lines";
+        WHERE $2::text[] IS NULL OR m.function_id = ANY ($2)
+    UNION ALL SELECT row(c.oid, c.relreplident, pg_get_indexdef(i.indexrelid), i.indisvalid)::text
+        FROM unnest($3::text[]) AS t(name) JOIN pg_class c ON c.oid = to_regclass(t.name)
+        LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisreplident) AS lines";
 
 /// What there is to say when a trial can't be held.
 const UNTRIED: [SqlState; 4] = [
@@ -55,7 +59,7 @@ pub(super) async fn keep_what_works(
 async fn there_and_back(transaction: &Transaction<'_>, one: &Advice) -> Result<bool, tokio_postgres::Error> {
     let everything = || async {
         let none: Option<Vec<String>> = None;
-        transaction.query_one(ALL, &[&none, &none]).await?.try_get::<_, String>(0)
+        transaction.query_one(ALL, &[&none, &none, &none]).await?.try_get::<_, String>(0)
     };
     transaction.batch_execute("SET LOCAL lock_timeout = '2s'").await?;
     let before = everything().await?;

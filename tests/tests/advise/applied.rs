@@ -150,6 +150,42 @@ async fn nothing_is_applied_to_definitions_that_were_changed_meanwhile() -> Resu
 }
 
 #[tokio::test]
+async fn a_replica_identity_is_not_taken_back_over_what_was_done_since() -> Result<()> {
+    let f = Fixture::open().await?;
+    let url = f.origin.url();
+    f.db.batch_execute("SELECT foreshard.create_shard('orders', 'orders', key => '{customer_id}', or_replace => true)").await?;
+    f.log("f", "orders?customer_id=5", BY_CUSTOMER).await?;
+    let before = f.definitions().await?;
+    let identity = || async {
+        let report = f.report().await?;
+        Ok::<_, anyhow::Error>(
+            find(&report, "replica_identity", "orders").with_context(|| format!("{report:#}"))?["id"].to_string(),
+        )
+    };
+    let id = identity().await?;
+    f.db.batch_execute("ALTER TABLE orders REPLICA IDENTITY FULL").await?;
+    f.fails(&["--apply", &id], "(orders, public.orders) was changed since").await?;
+    f.db.batch_execute("ALTER TABLE orders REPLICA IDENTITY DEFAULT").await?;
+    advised(&url, &["--apply", &id]).await?;
+    for (done, undone) in [
+        ("ALTER TABLE orders REPLICA IDENTITY FULL", "ALTER TABLE orders REPLICA IDENTITY USING INDEX foreshard_orders_identity"),
+        (
+            "DROP INDEX foreshard_orders_identity; CREATE UNIQUE INDEX foreshard_orders_identity ON orders (id, customer_id, status);
+             ALTER TABLE orders REPLICA IDENTITY USING INDEX foreshard_orders_identity",
+            "DROP INDEX foreshard_orders_identity; CREATE UNIQUE INDEX foreshard_orders_identity ON orders (customer_id, id);
+             ALTER TABLE orders REPLICA IDENTITY USING INDEX foreshard_orders_identity",
+        ),
+    ] {
+        f.db.batch_execute(done).await?;
+        f.fails(&["--revert", &id], "orders was changed since it was applied").await?;
+        f.db.batch_execute(undone).await?;
+    }
+    advised(&url, &["--revert", &id]).await?;
+    assert_eq!(f.definitions().await?, before);
+    Ok(())
+}
+
+#[tokio::test]
 async fn hostile_names_in_log_and_catalog_stay_names() -> Result<()> {
     let f = Fixture::open().await?;
     let (url, shard) = (f.origin.url(), "s'); DROP TABLE canary; --\"");

@@ -159,7 +159,7 @@ pub struct Advice {
     pub statement: String,
     /// SQL that takes it back.
     pub undo: String,
-    /// Shards and functions that it rests on: if one of them changes, the advice is out of date.
+    /// What it rests on: if one of them changes, the advice is out of date.
     pub rests_on: RestsOn,
     /// What to expect.
     pub expected: Expectation,
@@ -172,6 +172,8 @@ pub struct RestsOn {
     pub shards: Vec<String>,
     /// Functions.
     pub functions: Vec<String>,
+    /// Tables whose replica identity it sets, qualified and quoted.
+    pub tables: Vec<String>,
 }
 
 /// By which advice is given.

@@ -59,7 +59,7 @@ pub(super) fn narrower<'a>(context: &Context<'a>, replay: &mut Replay<'a>, found
             caution: narrowed.caution,
             statement: define(definitions, &narrowed.shard),
             undo: define(definitions, shard),
-            rests_on: RestsOn { shards: vec![shard.name.clone()], functions: Vec::new() },
+            rests_on: RestsOn { shards: vec![shard.name.clone()], ..RestsOn::default() },
             expected: expectation(used.accesses, now, then, (table.changes_per_hour(), load)),
         });
     }
@@ -335,7 +335,7 @@ pub(super) fn whole<'a>(context: &Context<'a>, replay: &mut Replay<'a>, found: &
             caution: "an invocation will get all rows and has to pick its own".into(),
             statement: define(definitions, &unkeyed),
             undo: define(definitions, shard),
-            rests_on: RestsOn { shards: vec![shard.name.clone()], functions: Vec::new() },
+            rests_on: RestsOn { shards: vec![shard.name.clone()], ..RestsOn::default() },
             expected: expectation(used.accesses, now, then, (load * (least / all).min(1.0), load)),
         });
     }

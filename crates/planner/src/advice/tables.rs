@@ -24,7 +24,7 @@ fn index_name(shard: &Shard, what: &str) -> String {
 }
 
 fn rests_on(shard: &Shard) -> RestsOn {
-    RestsOn { shards: vec![shard.name.clone()], functions: Vec::new() }
+    RestsOn { shards: vec![shard.name.clone()], ..RestsOn::default() }
 }
 
 /// Keys whose instances can only be found by reading the whole table.
@@ -161,7 +161,11 @@ fn identity<'a>(
         caution: format!("{log}; writers of the table wait while it is done"),
         statement,
         undo,
-        rests_on: RestsOn { shards: names.iter().map(|n| (*n).to_owned()).collect(), functions: Vec::new() },
+        rests_on: RestsOn {
+            shards: names.iter().map(|n| (*n).to_owned()).collect(),
+            tables: vec![table.name.clone()],
+            ..RestsOn::default()
+        },
         expected: expectation(context.usage.reads(names[0]), now, then, (load * blind, load * share)),
     })
 }

@@ -57,7 +57,7 @@ pub(super) fn dead(context: &Context<'_>, found: &mut Vec<Advice>) {
             },
             statement: drop_shard(name),
             undo: undo.join("\n"),
-            rests_on: RestsOn { shards: vec![name.clone()], functions },
+            rests_on: RestsOn { shards: vec![name.clone()], functions, ..RestsOn::default() },
             expected: Expectation {
                 accesses: executions,
                 bytes_per_edge: (bytes, 0),
@@ -110,7 +110,7 @@ pub(super) fn unmapped(context: &Context<'_>, found: &mut Vec<Advice>) {
             ),
             statement: map(function, &kept),
             undo: map(function, shards),
-            rests_on: RestsOn { shards: Vec::new(), functions: vec![function.clone()] },
+            rests_on: RestsOn { functions: vec![function.clone()], ..RestsOn::default() },
             expected: Expectation { accesses: runs, ..Expectation::default() },
         });
     }
