@@ -10,6 +10,8 @@ mod replay;
 mod table;
 mod trace;
 
+use std::fmt::Display;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -67,8 +69,8 @@ pub(crate) fn run(args: BacktestArgs) -> anyhow::Result<()> {
     if let Some(path) = &args.keys {
         let (accesses, keys) = keys::read(path).with_context(|| format!("accesses {}", path.display()))?;
         let report = keys::replay(&accesses, keys, args.cache_fraction, args.lead, args.threshold)?;
-        print!("{report}");
-        return args.json.as_deref().map_or(Ok(()), |path| write_json(path, &report));
+        write_json(args.json.as_deref(), &report)?;
+        return say(&report);
     }
     let Some(path) = &args.trace else { bail!("give --trace FILE or --keys FILE") };
     let mut horizons = args.horizon.clone();
@@ -90,7 +92,6 @@ pub(crate) fn run(args: BacktestArgs) -> anyhow::Result<()> {
         file.finish()?;
     }
     let report = table::Report::new(&trace, &plan, &outcome, begun.elapsed());
-    print!("{report}");
     if let Some(dir) = &args.report {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let html = page::page(&name, &report, &trace, &plan, &outcome);
@@ -98,10 +99,21 @@ pub(crate) fn run(args: BacktestArgs) -> anyhow::Result<()> {
             .and_then(|()| std::fs::write(dir.join("index.html"), html))
             .with_context(|| format!("could not write the report to {}", dir.display()))?;
     }
-    args.json.as_deref().map_or(Ok(()), |path| write_json(path, &report))
+    write_json(args.json.as_deref(), &report)?;
+    say(&report)
 }
 
-fn write_json(path: &Path, report: &impl serde::Serialize) -> anyhow::Result<()> {
+/// Prints it, last of all: who reads the output may have seen enough, as `head` does, which is no failure.
+fn say(report: &impl Display) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match write!(out, "{report}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("could not print the scores"),
+        _ => Ok(()),
+    }
+}
+
+fn write_json(path: Option<&Path>, report: &impl serde::Serialize) -> anyhow::Result<()> {
+    let Some(path) = path else { return Ok(()) };
     let json = serde_json::to_string_pretty(report)?;
     std::fs::write(path, json + "\n").with_context(|| format!("could not write {}", path.display()))
 }

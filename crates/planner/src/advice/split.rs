@@ -47,6 +47,7 @@ pub(super) fn by_function<'a>(context: &Context<'a>, replay: &mut Replay<'a>, fo
             statement,
             undo,
             rests_on: RestsOn {
+                tables: Vec::new(),
                 shards: vec![shard.name.clone()],
                 functions: readers.iter().map(|(f, _)| (*f).clone()).collect(),
             },
