@@ -36,7 +36,7 @@ impl Trace {
     }
 
     pub(super) fn parse(input: impl Read) -> anyhow::Result<Self> {
-        let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(input);
+        let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::Headers).from_reader(input);
         let header = reader.headers().context("no header line")?.clone();
         let column = |name: &str| header.iter().position(|h| h == name);
         let needed = |name: &str| {
@@ -50,13 +50,16 @@ impl Trace {
         let mut record = csv::StringRecord::new();
         while reader.read_record(&mut record)? {
             let line = record.position().map_or(0, csv::Position::line);
+            // Names are taken as they are: whoever compares them with the file finds them.
             let field = |i: usize| record.get(i).unwrap_or_default();
             let at: i64 = field(minute)
+                .trim()
                 .parse()
                 .ok()
                 .filter(|m: &i64| m.abs() < FAR)
                 .with_context(|| format!("line {line}: {:?} is not a minute", field(minute)))?;
             let n: u64 = field(count)
+                .trim()
                 .parse()
                 .with_context(|| format!("line {line}: {:?} is not a number of invocations", field(count)))?;
             if n == 0 {
@@ -132,6 +135,12 @@ mod tests {
     #[test]
     fn the_edge_may_be_missing() {
         assert!(parse("minute,function_id,count\n1,a,1\n").unwrap().pair("a", "").is_some());
+    }
+
+    #[test]
+    fn names_keep_their_spaces_and_numbers_need_none() {
+        let t = parse("minute, function_id, edge, count\n 7 , f, e 1 , 2 \n").unwrap();
+        assert_eq!((t.span().0, t.pairs[0].clone()), (7, (" f".to_owned(), " e 1 ".to_owned())));
     }
 
     #[test]
