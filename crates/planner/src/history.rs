@@ -12,6 +12,9 @@ use crate::seasons::Seasons;
 /// Periods (minutes) at which functions are looked for in the past.
 pub(crate) const PERIODS: [i64; 11] = [5, 10, 15, 20, 30, 60, 120, 180, 240, 360, 1440];
 
+/// Calls of one minute beyond which there are only many.
+const MOST_CALLS: u32 = 100_000;
+
 /// The bounded history of one function at one edge: 1 to 3 KiB, by the days it has to remember.
 #[derive(Clone, Debug, BorshDeserialize, BorshSerialize)]
 pub(crate) struct History {
@@ -69,16 +72,21 @@ impl History {
         }
     }
 
-    /// Adds `calls` invocations in `minute`. A minute before the latest (a log that arrives late) fills in the
+    /// Adds `calls` invocations in `minute`; those of the latest minute may come one by one. A minute before the latest (a log that arrives late) fills in the
     /// picture of the past, but makes no gap. Returns whether this was an onset.
     pub(crate) fn record(&mut self, minute: i64, offset: i64, calls: u32) -> bool {
         if !self.minutes.set(minute) {
+            if minute == self.last {
+                let more = calls.clamp(1, MOST_CALLS).min(MOST_CALLS - self.last_calls.min(MOST_CALLS));
+                self.last_calls += more;
+                self.intensity += more as f32 * self.weight();
+            }
             return false;
         }
         self.seasons.record(minute + offset);
         self.active = self.active.saturating_add(1);
-        let calls = calls.clamp(1, 100_000);
-        self.intensity += (calls as f32 - self.intensity) * (1.0 / self.active as f32).max(0.05);
+        let calls = calls.clamp(1, MOST_CALLS);
+        self.intensity += (calls as f32 - self.intensity) * self.weight();
         if self.active == 1 {
             (self.first, self.last, self.last_onset) = (minute, minute, minute);
             (self.onsets, self.searched, self.last_calls, self.burst_calls) = (1, 1, calls, calls);
@@ -115,6 +123,11 @@ impl History {
         }
         true
     }
+
+    /// What the latest minute counts in the mean of calls.
+    fn weight(&self) -> f32 {
+        (1.0 / self.active as f32).max(0.05)
+    }
 }
 
 #[cfg(test)]
@@ -137,6 +150,25 @@ mod tests {
         assert!(h.record(100, 0, 1));
         assert!(!h.record(100, 0, 5));
         assert_eq!(h.active, 1);
+    }
+
+    #[test]
+    fn calls_may_come_one_by_one() {
+        let (mut at_once, mut one_by_one) = (History::new(100, 0), History::new(100, 0));
+        for (minute, calls) in [(100, 3), (101, 1), (130, 7)] {
+            at_once.record(minute, 0, calls);
+            for _ in 0..calls {
+                one_by_one.record(minute, 0, 1);
+            }
+        }
+        assert_eq!((one_by_one.last_calls, one_by_one.active), (7, 3));
+        assert!((one_by_one.intensity - at_once.intensity).abs() < 1e-4, "{}", one_by_one.intensity);
+        // Late ones of another minute are none of the latest.
+        one_by_one.record(101, 0, 5);
+        assert_eq!(one_by_one.last_calls, 7);
+        one_by_one.record(130, 0, u32::MAX);
+        one_by_one.record(130, 0, u32::MAX);
+        assert_eq!(one_by_one.last_calls, MOST_CALLS);
     }
 
     #[test]
