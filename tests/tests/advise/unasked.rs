@@ -20,6 +20,31 @@ async fn planner_says(f: &Fixture, what: &str) -> Result<()> {
 }
 
 #[tokio::test]
+async fn large_tables_are_left_alone_and_a_failure_counts_for_nothing() -> Result<()> {
+    let f = Fixture::open().await?;
+    f.db.batch_execute(
+        "SELECT foreshard.create_shard('orders', 'orders', key => '{customer_id}', or_replace => true);
+         SELECT foreshard.create_shard('ticket', 'ticket', key => '{status}', or_replace => true);
+         ALTER DATABASE postgres SET foreshard.auto_shard = 'index';
+         ALTER DATABASE postgres SET foreshard.auto_shard_table_size = '1MiB'",
+    )
+    .await?;
+    let url = f.origin.url();
+    let before = f.definitions().await?;
+    let said = advised(&url, &["--auto"]).await?;
+    assert_eq!(said.matches("left to people").count(), 2, "{said}");
+    assert_eq!(f.definitions().await?, before);
+
+    // The first one fails each time, for its index has another's name.
+    f.db.batch_execute("ALTER DATABASE postgres RESET foreshard.auto_shard_table_size; CREATE TABLE foreshard_orders_key ()").await?;
+    let said = advised(&url, &["--auto"]).await?;
+    assert!(said.contains("not applied") && said.contains("already exists"), "{said}");
+    let made = "SELECT to_regclass('foreshard_ticket_key') IS NOT NULL";
+    assert!(f.db.query_one(made, &[]).await?.get::<_, bool>(0), "{said}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_planner_changes_what_the_dba_allows_and_not_what_was_taken_back() -> Result<()> {
     let f = Fixture::open().await?;
     f.log("f", "orders", BY_CUSTOMER).await?;
