@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, FixedOffset, Offset, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
 use foreshard_planner::{
-    Declaration, Engine, EngineConfig, Execution, Horizon, Invocation, Quality, StateError,
+    Declaration, Engine, EngineConfig, Execution, Invocation, PREDICTIONS_PER_TICK, Quality, StateError,
 };
 use serde::{Deserialize, Serialize};
 
@@ -79,7 +79,7 @@ const AHEAD: i64 = 120;
 /// with the present.
 const OLD: usize = 60;
 const RECENT: usize = 300;
-const PRESENT: usize = 4_000;
+const PRESENT: usize = PREDICTIONS_PER_TICK;
 
 /// Declared times are told again from so many seconds before the present: what became of them is not known yet.
 const BACK: i64 = 3600;
@@ -148,14 +148,7 @@ impl Learner {
 
     fn config(settings: &Settings) -> EngineConfig {
         let window = (settings.window / 60).clamp(1, 360) as u32;
-        // The log lags behind the present, so the window to plan begins some way after the last minute known.
-        let mut starts = vec![0, window / 4, window / 2, window, window * 2];
-        starts.dedup();
-        EngineConfig {
-            horizons: starts.into_iter().map(|after| Horizon { after, until: after + window }).collect(),
-            tick_minutes: (settings.every / 60).clamp(1, 15) as u32,
-            ..EngineConfig::default()
-        }
+        EngineConfig::of_windows(window, (settings.every / 60).clamp(1, 15) as u32)
     }
 
     fn around(engine: Engine, settings: &Settings) -> Self {
