@@ -57,8 +57,16 @@ pub(crate) struct BacktestArgs {
     #[arg(long, value_name = "ACCESSES", default_value_t = 0)]
     pub(crate) lead: usize,
     /// Least confidence that --keys prefetches.
-    #[arg(long, value_name = "P", default_value_t = 0.3)]
+    #[arg(long, value_name = "P", default_value_t = 0.3, value_parser = confidence)]
     pub(crate) threshold: f32,
+}
+
+/// Horizons that an engine can have.
+const MOST_HORIZONS: usize = 8;
+
+fn confidence(text: &str) -> Result<f32, String> {
+    let p = text.parse().ok().filter(|p| (0.0..=1.0).contains(p));
+    p.ok_or_else(|| "expected a number from 0 to 1".to_owned())
 }
 
 /// Runs a backtest and prints its table.
@@ -76,6 +84,13 @@ pub(crate) fn run(args: BacktestArgs) -> anyhow::Result<()> {
     let mut horizons = args.horizon.clone();
     horizons.sort_unstable();
     horizons.dedup();
+    if !(1..=MOST_HORIZONS).contains(&horizons.len()) || horizons.iter().any(|h| !(1..=1440).contains(h)) {
+        let asked: Vec<String> = horizons.iter().map(u32::to_string).collect();
+        bail!(
+            "--horizon takes one to {MOST_HORIZONS} different numbers of minutes from 1 to 1440, not {}",
+            asked.join(",")
+        );
+    }
     let trace = Trace::read(path).with_context(|| format!("trace {}", path.display()))?;
     let (first, last) = trace.span();
     let score_from = args.score_from.unwrap_or(first + (last - first) * 2 / 3).max(first);

@@ -23,6 +23,8 @@ pub(super) struct Report {
     pub(super) microseconds_per_window: f64,
     /// Memory of the engine over the functions at edges that it knows.
     pub(super) bytes_per_function: usize,
+    /// Calls of functions or edges whose names are longer than 1,024 bytes.
+    pub(super) left_out: u64,
     /// foreshard first, then what it is compared with.
     pub(super) methods: Vec<Measures>,
 }
@@ -37,6 +39,7 @@ impl Report {
             seconds: elapsed.as_secs_f64(),
             microseconds_per_window: outcome.engine.as_secs_f64() * 1e6 / outcome.windows.max(1) as f64,
             bytes_per_function: outcome.bytes_per_function,
+            left_out: outcome.left_out,
             methods: measure(trace, plan, outcome),
         }
     }
@@ -140,6 +143,13 @@ impl fmt::Display for Report {
             self.microseconds_per_window,
             self.bytes_per_function
         )?;
+        if self.left_out > 0 {
+            writeln!(
+                f,
+                "{} calls are left out of foreshard's predictions: the name of their function or edge is longer than 1024 bytes",
+                self.left_out
+            )?;
+        }
         self.scores(f)?;
         self.gains(f)
     }

@@ -1,5 +1,6 @@
 //! `foreshard plan` end to end, against a real PostgreSQL.
 
+mod backtest;
 mod dead;
 mod explain;
 mod faults;
