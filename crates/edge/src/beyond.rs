@@ -66,21 +66,48 @@ impl EdgeCore {
         }
     }
 
-    /// Why a request is not answered from beyond the stream, as the origin was at `looked_at`.
-    pub(crate) fn refused_beyond(&self, id: RequestId, horizon: &Horizon, looked_at: u64) -> Option<Refusal> {
-        let pending = self.requests.pending.get(&id).filter(|_| horizon.settled)?;
+    /// What the origin, as it was at `looked_at`, says of a request for which it was read.
+    pub(crate) fn verdict(&self, id: RequestId, horizon: &Horizon, looked_at: u64) -> Verdict {
+        let Some(pending) = self.requests.pending.get(&id) else { return Verdict::Doubtful };
         // Looked at for this request, not before it asked.
         let late_enough = pending.resorted_at.is_some_and(|since| looked_at >= since);
-        if late_enough && pending.request.min_lsn.is_some_and(|min| min >= horizon.flushed) {
-            return Some(Refusal::TimedOut);
+        let min_lsn = pending.request.min_lsn;
+        if horizon.settled && late_enough && min_lsn.is_some_and(|min| min >= horizon.flushed) {
+            return Verdict::Refused(Refusal::TimedOut);
         }
-        // What the function may read at that position; the definitions known here are older.
+        // What the function may read when the rows are read; the definitions known here are older.
         let function =
             horizon.mappings.iter().find(|mapping| mapping.function_id == pending.request.function);
-        let Some(function) = function else { return Some(Refusal::UnknownFunction) };
-        let mut wanted = pending.request.instances.iter().map(|id| &id.shard);
-        wanted.find(|shard| !function.shards.contains(shard)).map(|shard| Refusal::NotMapped(shard.clone()))
+        let refusal = match function {
+            None => Refusal::UnknownFunction,
+            Some(function) => {
+                let mut wanted = pending.request.instances.iter().map(|id| &id.shard);
+                match wanted.find(|shard| !function.shards.contains(shard)) {
+                    None => return Verdict::Mapped,
+                    Some(shard) => Refusal::NotMapped(shard.clone()),
+                }
+            }
+        };
+        // Without a settled horizon a mapping that the stream has brought may be one that readers do not see yet.
+        if horizon.settled { Verdict::Refused(refusal) } else { Verdict::Doubtful }
     }
+
+    /// The function may read what is pinned for this request.
+    pub(crate) fn vouch(&mut self, id: RequestId) {
+        if let Some(pending) = self.requests.pending.get_mut(&id) {
+            pending.vouched = true;
+        }
+    }
+}
+
+/// What the origin says of a request.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The function may read all it asks for.
+    Mapped,
+    Refused(Refusal),
+    /// To be asked again.
+    Doubtful,
 }
 
 #[cfg(test)]
@@ -191,13 +218,50 @@ mod tests {
         assert_eq!(replies(&mut core), [(id, Err(Refusal::TimedOut))], "the log ends before it");
     }
 
+    /// What answers while nothing proves the stream to be fresh, with these mappings at the origin.
+    fn answered_as_of(mappings: Vec<Mapping>, settled: bool) -> Vec<Result<Lsn, Refusal>> {
+        let mut core = core(EdgeConfig::default());
+        ask(&mut core, 10, None);
+        let order = orders(&mut core).remove(0);
+        let horizon = Horizon { flushed: Lsn(150), settled, mappings };
+        land(&mut core, 20, order.id, Some(horizon));
+        replies(&mut core).into_iter().map(|(_, result)| result).collect()
+    }
+
+    #[test]
+    fn a_mapping_that_was_removed_bites_while_the_stream_is_down() {
+        assert_eq!(answered_as_of(vec![mapping()], true), [Ok(Lsn(99))]);
+        assert_eq!(answered_as_of(vec![mapping()], false), [Ok(Lsn(99))], "what readers see is enough");
+        assert_eq!(answered_as_of(vec![], true), [Err(Refusal::UnknownFunction)]);
+        let other = Mapping { shards: vec!["t".into()], ..mapping() };
+        assert_eq!(answered_as_of(vec![other], true), [Err(Refusal::NotMapped("s".into()))]);
+        assert_eq!(answered_as_of(vec![], false), [], "asked again");
+    }
+
+    /// The fetch was started while the stream was fresh, and lands when it is not any more.
+    #[test]
+    fn what_was_read_without_asking_for_mappings_is_not_enough_once_the_stream_is_down() {
+        let mut core = core(EdgeConfig::default());
+        let at = |mono| Now { mono, trace: 1 };
+        core.origin_state(at(5), (2, Lsn(100)), Lsn(100), &"5:5:".parse().unwrap());
+        ask(&mut core, 10, None);
+        let order = orders(&mut core).remove(0);
+        assert!(!order.prove);
+        land(&mut core, 6_000_000, order.id, None);
+        let [again] = &orders(&mut core)[..] else { panic!("not asked again") };
+        assert!(again.prove);
+        land(&mut core, 6_010_000, again.id, Some(Horizon { flushed: Lsn(150), settled: true, mappings: vec![] }));
+        assert_eq!(replies(&mut core).len(), 1);
+    }
+
     #[test]
     fn requests_share_fetches_while_copies_are_stale() {
         let mut core = core(EdgeConfig::default());
         // Nothing proves the stream to be fresh.
         let asked: Vec<RequestId> = (0..50).map(|_| ask(&mut core, 10, None)).collect();
         let [order] = &orders(&mut core)[..] else { panic!("not one fetch for all") };
-        land(&mut core, 1_000, order.id, None);
+        assert!(order.prove, "the definitions known here may be as old as the copies");
+        land(&mut core, 1_000, order.id, horizon(101, true));
         assert_eq!(replies(&mut core).len(), asked.len());
         // One that began too long ago is not joined.
         ask(&mut core, 2_000, None);

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::agent::Ended;
+use crate::beyond::Verdict;
 use crate::cache::{Cache, Removed};
 use crate::copy::ShardCopy;
 use crate::core::{Action, EdgeCore, Fetched, FlightId, FlightOrder};
@@ -118,14 +119,17 @@ impl EdgeCore {
         }
         for waiter in waiters {
             self.detach(waiter, id);
-            let refusal = match proving {
-                true => self.refused_beyond(waiter, &horizon, flight.started_at),
-                false => None,
-            };
-            match refusal {
-                Some(refusal) => self.finish(waiter, Err(refusal)),
-                None => self.look_again(now, waiter),
+            if proving {
+                match self.verdict(waiter, &horizon, flight.started_at) {
+                    Verdict::Refused(refusal) => {
+                        self.finish(waiter, Err(refusal));
+                        continue;
+                    }
+                    Verdict::Mapped => self.vouch(waiter),
+                    Verdict::Doubtful => self.unpin_all(waiter),
+                }
             }
+            self.look_again(now, waiter);
         }
     }
 

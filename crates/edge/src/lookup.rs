@@ -48,6 +48,7 @@ impl EdgeCore {
             cut_attempts: 0,
             resorted_at: None,
             proven: Lsn::ZERO,
+            vouched: false,
             awaited_lsn: None,
         };
         self.requests.pending.insert(id, pending);
@@ -192,14 +193,15 @@ impl EdgeCore {
         }
         let (texts, pinned, waited) = (pending.texts.clone(), pending.pinned.clone(), pending.waited.clone());
         let fresh = self.is_fresh(now);
-        let all_pinned = pinned.iter().all(Option::is_some);
-        if fresh || all_pinned {
+        let read_for_it = pending.vouched && pinned.iter().all(Option::is_some);
+        if fresh || read_for_it {
             if let Some(answer) = self.answer_from(&texts, &pinned, &waited) {
                 return Step::Done(Ok(answer));
             }
         } else {
-            // Nothing held may be served as fresh, and a fetch under way may be older than this request.
-            self.fetch_in_one_snapshot(now, id, false);
+            // Nothing held may be served as fresh, and a fetch under way may be older than this request. Nor do the definitions
+            // known here tell what the function may read now: the origin says so before it reads.
+            self.fetch_in_one_snapshot(now, id, true);
             return Step::Wait;
         }
         let missing: Vec<usize> =
@@ -236,6 +238,7 @@ impl EdgeCore {
     /// Joins the fetches under way for what is missing and starts one for the rest.
     fn fetch_missing(&mut self, now: Now, id: RequestId, missing: &[usize]) {
         let Some(pending) = self.requests.pending.get_mut(&id) else { return };
+        pending.vouched = false;
         let mut wanted: Vec<Wanted> = Vec::new();
         for &i in missing {
             pending.waited[i] = true;
@@ -260,6 +263,7 @@ impl EdgeCore {
         let Some(pending) = self.requests.pending.get_mut(&id) else { return };
         pending.waited.fill(true);
         pending.pinned.fill(None);
+        pending.vouched = false;
         let cut = Cut { instances: pending.texts.clone(), proving };
         let recent = now.mono.saturating_sub(self.config.max_staleness);
         if let Some((flight, under_way)) = self.flights.of_cut(&cut, recent) {

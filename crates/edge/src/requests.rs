@@ -125,6 +125,8 @@ pub(crate) struct Pending {
     pub(crate) resorted_at: Option<u64>,
     /// What is pinned holds every transaction whose commit record starts at or before this.
     pub(crate) proven: Lsn,
+    /// The origin said, when it read what is pinned, that the function may read it.
+    pub(crate) vouched: bool,
     /// The position it is listed under.
     pub(crate) awaited_lsn: Option<Lsn>,
 }

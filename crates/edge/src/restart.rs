@@ -71,7 +71,7 @@ impl EdgeCore {
             for pinned in &mut pending.pinned {
                 pinned.take_if(|copy| copy.settled_at > position);
             }
-            pending.proven = Lsn::ZERO;
+            (pending.proven, pending.vouched) = (Lsn::ZERO, false);
         }
     }
 

@@ -7,7 +7,7 @@ use foreshard_tests::{Response, Sidecar, SidecarOptions, eventually};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use crate::shop::Shop;
+use crate::shop::{Shop, impatient, not_ready};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -86,6 +86,29 @@ async fn what_the_stream_does_not_bring_is_read_at_the_origin() -> Result<()> {
         Ok((answer.status == 404).then_some(()))
     })
     .await
+}
+
+/// The edge's role loses the right to follow the log, and still may ask for rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mapping_that_is_removed_bites_while_the_stream_is_down() -> Result<()> {
+    let shop = Shop::open().await?;
+    shop.db.batch_execute("SELECT foreshard.map_function('account', '{cart}')").await?;
+    let edge = impatient(&shop).start().await?;
+    shop.db.batch_execute("ALTER ROLE edge_paris NOREPLICATION").await?;
+    let end = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active";
+    shop.db.batch_execute(end).await?;
+    not_ready(&edge, "not ready").await?;
+    let answer = cart(&edge, &[]).await?;
+    assert_eq!((answer.status.as_u16(), answer.json()?[0]["quantity"].clone()), (200, json!(1)));
+    shop.db.batch_execute("SELECT foreshard.unmap_function('checkout')").await?;
+    shop.db.batch_execute("UPDATE cart_line SET quantity = 5 WHERE customer_id = 1").await?;
+    let answer = cart(&edge, &[]).await?;
+    assert_eq!(answer.status, 404, "{}", answer.text());
+    let answer = edge.http.invoke("checkout", &json!({ "customer_id": 1 }), &[]).await?;
+    assert_eq!(answer.status, 404, "{}", answer.text());
+    let answer = edge.http.rows("account", "cart", "customer_id=eq.1", &[]).await?;
+    assert_eq!((answer.status.as_u16(), answer.json()?[0]["quantity"].clone()), (200, json!(5)));
+    Ok(())
 }
 
 /// A commit that nobody sees, because it waits for a standby, is not proved to be in any answer.

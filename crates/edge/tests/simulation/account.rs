@@ -24,6 +24,8 @@ pub(crate) struct Summary {
     pub(crate) deltas_completed: u64,
     pub(crate) deltas_refused: u64,
     pub(crate) promoted: u64,
+    /// Answers read at the origin while nothing proved the stream to be fresh.
+    pub(crate) without_stream: u64,
     /// Of everything that happened, in order.
     pub(crate) fingerprint: u64,
 }
@@ -50,6 +52,7 @@ impl Summary {
         self.deltas_completed += other.deltas_completed;
         self.deltas_refused += other.deltas_refused;
         self.promoted += other.promoted;
+        self.without_stream += other.without_stream;
     }
 
     /// Adds what the core of one process counted.

@@ -1,11 +1,11 @@
 //! Judges every answer and every acknowledgement, knowing the whole history.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use foreshard_edge::{Answer, Request, ServedFrom};
+use foreshard_edge::{Answer, FlightId, Request, ServedFrom};
 use foreshard_protocol::{Lsn, Row};
 
-use crate::catalog::{FUNCTIONS, SHARDS, Sorted, resolve};
+use crate::catalog::{Defs, FUNCTIONS, SHARDS, Sorted, resolve};
 use crate::origin::{Origin, State, TxnId};
 use crate::rows;
 
@@ -22,6 +22,8 @@ pub(crate) struct Moment {
     pub(crate) now: u64,
     pub(crate) applied: Lsn,
     pub(crate) max_staleness: u64,
+    /// The stream is proved to be fresh.
+    pub(crate) fresh: bool,
     /// The edge has reconnected to the origin since the origin last crashed.
     pub(crate) met_the_crash: bool,
 }
@@ -51,6 +53,7 @@ impl Checker {
         asked: &Asked,
         answer: &Answer,
         moment: &Moment,
+        reads: &BTreeMap<FlightId, Defs>,
     ) -> Result<(), String> {
         let lsn = answer.lsn;
         let position = Lsn(lsn.0 + 1);
@@ -71,7 +74,16 @@ impl Checker {
             check(*part.copy.instance == *canonical, || {
                 format!("{id} was answered with {}", part.copy.instance)
             })?;
-            self.mapped(origin, &asked.request.function, shard, position)?;
+            let function = asked.request.function.trim_start_matches('f').parse().unwrap_or(FUNCTIONS);
+            // The definitions that the stream has brought are of no use while it does not come, or not of that position.
+            let beyond = !moment.fresh || position > moment.applied;
+            match part.copy.fetch.and_then(|flight| reads.get(&flight)).filter(|_| beyond) {
+                None => self.mapped(origin, function, shard, position)?,
+                Some(read) => check(read.maps(function, shard), || {
+                    let name = SHARDS[shard].name;
+                    format!("f{function} was answered with {name}, which it could not read when that was read")
+                })?,
+            }
             let ids = part.copy.rows.iter().map(rows::journal_of).collect::<Option<Vec<_>>>();
             let holds: BTreeSet<TxnId> = ids.ok_or("unreadable rows")?.into_iter().flatten().collect();
             left_by(origin, shard, key, &holds, &part.copy.rows)?;
@@ -127,8 +139,7 @@ impl Checker {
     }
 
     /// Mapped as of the answer's position, or in a later state of the definitions that the edge may have loaded.
-    fn mapped(&self, origin: &Origin, function: &str, shard: usize, lsn: Lsn) -> Result<(), String> {
-        let function = function.trim_start_matches('f').parse::<usize>().unwrap_or(FUNCTIONS);
+    fn mapped(&self, origin: &Origin, function: usize, shard: usize, lsn: Lsn) -> Result<(), String> {
         let at = origin.defs_of(|txn| txn.end_lsn <= lsn);
         let later = || {
             let ends = origin.log.iter().map(|id| &origin.txns[*id]);

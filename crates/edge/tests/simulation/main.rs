@@ -101,6 +101,7 @@ fn every_answer_keeps_the_contract() {
         ("fetches completed with changes", total.deltas_completed),
         ("refused changes", total.deltas_refused),
         ("promoted copies", total.promoted),
+        ("answers without the stream", total.without_stream),
     ] {
         assert!(count > 0, "no {what} in any world");
     }
@@ -186,4 +187,5 @@ planted! {
     invisible_before_the_horizon_forgotten: HorizonOfTheLog,
     horizon_asked_for_after_reading: HorizonAfterReading,
     mappings_beyond_the_stream_forgotten: HorizonOfOldMappings,
+    mappings_while_the_stream_is_down_forgotten: MappingsAsKnown,
 }

@@ -60,6 +60,8 @@ pub(crate) enum Mutant {
     HorizonAfterReading,
     /// Beyond the stream, functions may read what they might before.
     HorizonOfOldMappings,
+    /// While the stream is not fresh, functions may read what the definitions known here say.
+    MappingsAsKnown,
 }
 
 /// The changes of rows in a frame, instance by instance.

@@ -2,11 +2,11 @@
 
 use foreshard_edge::{EdgeCore, Fetched, FetchedInstance, FlightId};
 use foreshard_protocol::{
-    CatalogSnapshot, FetchFailure, FetchHeader, Frame, Horizon, InstanceId, Lsn, Snapshot,
+    CatalogSnapshot, FetchFailure, FetchHeader, Frame, Horizon, InstanceId, Lsn, Mapping, Snapshot,
 };
 use rand::Rng;
 
-use crate::catalog::{instance, resolve};
+use crate::catalog::{FUNCTIONS, function_name, instance, resolve};
 use crate::mutant::Mutant;
 use crate::rows;
 use crate::world::{Settling, Slot, Step, World};
@@ -87,7 +87,8 @@ impl World {
     pub(crate) fn disconnect(&mut self) {
         if self.cursor.take().is_some() {
             self.connection += 1;
-            let pause = self.rng.random_range(1_000..60_000);
+            let most = if self.calm { 60_000 } else { self.profile.outage };
+            let pause = self.rng.random_range(1_000..most);
             self.after(pause, Step::Connect);
         }
     }
@@ -308,6 +309,7 @@ impl World {
             instances: instances.iter().map(|text| self.read(text)).collect(),
         };
         self.note(|| format!("read {flight} in {}", result.header.snapshot));
+        self.reads.insert(flight, self.origin.visible_defs());
         let way = self.way();
         self.after(way, Step::FetchAnswered(flight, Ok(Box::new(result))));
     }
@@ -350,6 +352,16 @@ impl World {
                         horizon.flushed = self.origin.flushed;
                     }
                 }
+                Mutant::MappingsAsKnown => {
+                    if let Some(horizon) = &mut fetched.horizon {
+                        let known = (0..FUNCTIONS).filter_map(|function| {
+                            let function_id = function_name(function);
+                            let shards = self.core.definitions().shards_of(&function_id)?.to_vec();
+                            Some(Mapping { function_id, shards })
+                        });
+                        horizon.mappings = known.collect();
+                    }
+                }
                 Mutant::SettledAtOnce => fetched.header.wal_lsn = Lsn::ZERO,
                 _ => {}
             }
@@ -374,6 +386,7 @@ impl World {
         self.doubted = false;
         self.catalog_loading = false;
         self.asked.clear();
+        self.reads.clear();
         self.checker.new_process();
         let pause = self.rng.random_range(1_000..30_000);
         self.after(pause, Step::Connect);

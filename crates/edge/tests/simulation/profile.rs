@@ -26,6 +26,8 @@ pub(crate) struct Profile {
     pub(crate) stall: f64,
     /// Of one fault draw, made every 20 ms.
     pub(crate) disconnect: f64,
+    /// How long the stream is away at most after it was cut.
+    pub(crate) outage: u64,
     pub(crate) kill_edge: f64,
     pub(crate) crash_origin: f64,
     pub(crate) lose_slot: f64,
@@ -77,6 +79,7 @@ impl Profile {
             stream_pause: [100, 1_000, 6_000][rng.random_range(0..3)],
             stall: [0.0, 0.0, 0.01][rng.random_range(0..3)],
             disconnect: fault(rng, 0.3),
+            outage: [60_000, 60_000, 600_000][rng.random_range(0..3)],
             kill_edge: fault(rng, 0.2),
             crash_origin: fault(rng, 0.2),
             lose_slot: fault(rng, 0.15),

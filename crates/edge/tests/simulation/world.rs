@@ -107,6 +107,8 @@ pub(crate) struct World {
     pub(crate) catalog_loading: bool,
     pub(crate) asked: BTreeMap<RequestId, Asked>,
     pub(crate) checker: Checker,
+    /// What functions could read when each fetch was read.
+    pub(crate) reads: BTreeMap<FlightId, Defs>,
     pub(crate) summary: Summary,
     pub(crate) next_schedule: i64,
     queue: BinaryHeap<Reverse<(u64, u64, u64)>>,
@@ -159,6 +161,7 @@ impl World {
             catalog_loading: false,
             asked: BTreeMap::new(),
             checker: Checker::default(),
+            reads: BTreeMap::new(),
             summary: Summary::default(),
             next_schedule: 1,
             queue: BinaryHeap::new(),
@@ -376,9 +379,11 @@ impl World {
                     now: self.now,
                     applied: self.core.applied(),
                     max_staleness: self.profile.config.max_staleness,
+                    fresh: self.core.is_fresh(self.moment()),
                     met_the_crash: self.met_the_crash,
                 };
-                self.checker.answer(&self.origin, asked, &answer, &moment)
+                self.summary.without_stream += u64::from(!moment.fresh);
+                self.checker.answer(&self.origin, asked, &answer, &moment, &self.reads)
             }
             Err(refusal) => {
                 self.note(|| format!("refused: {refusal:?}"));
