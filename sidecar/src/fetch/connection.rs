@@ -1,11 +1,13 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{Client, NoTls, Socket, Statement};
+use tokio_postgres::{CancelToken, Client, NoTls, Socket, Statement};
 
 use crate::config::Config;
 use crate::origin::{OriginAddress, Protection, refused_by_tls};
@@ -14,6 +16,8 @@ use crate::origin::{OriginAddress, Protection, refused_by_tls};
 pub(crate) struct Origin {
     address: OriginAddress,
     connect_timeout: Duration,
+    /// The origin ends a statement that takes longer.
+    statement_timeout: Duration,
     state: Mutex<State>,
 }
 
@@ -27,7 +31,22 @@ struct State {
 pub(crate) struct Open {
     pub(crate) client: Client,
     pub(crate) fetch: Statement,
+    /// A cancellation is on its way.
+    cancelling: AtomicBool,
+    _driver: Driver,
 }
+
+/// What drives a connection. It would wait for the answers to statements that nobody waits for any more.
+struct Driver(AbortHandle);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The origin goes on with a statement this much longer than anybody waits for it.
+const BEYOND_FETCH: Duration = Duration::from_secs(1);
 
 /// After a failed attempt to connect, everyone is told so for this long without another attempt.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(250);
@@ -100,7 +119,12 @@ impl Origin {
     pub(crate) fn new(config: &Config, purpose: &str) -> Self {
         let mut address = config.origin.clone();
         address.pg.application_name(format!("foreshard {} {purpose}", config.edge));
-        Origin { address, connect_timeout: config.connect_timeout, state: Mutex::default() }
+        Origin {
+            address,
+            connect_timeout: config.connect_timeout,
+            statement_timeout: config.fetch_timeout + BEYOND_FETCH,
+            state: Mutex::default(),
+        }
     }
 
     pub(crate) async fn get(&self) -> Result<Arc<Open>, OriginError> {
@@ -126,16 +150,58 @@ impl Origin {
     }
 
     async fn open(&self) -> Result<Arc<Open>, OriginError> {
-        let client = connect(&self.address, self.connect_timeout).await?;
-        let statement = client.prepare("SELECT part FROM foreshard.fetch($1, $2) AS part");
-        let fetch = timeout(self.connect_timeout, statement).await.map_err(|_| slow())?;
-        Ok(Arc::new(Open { fetch: fetch.map_err(|error| OriginError::of(&error))?, client }))
+        let (client, driver) = drive(&self.address, self.connect_timeout).await?;
+        let driver = Driver(driver);
+        // A statement that waits for a lock outlives whoever asked, unless the server ends it: it is told how long to go on, and to
+        // look whether anybody is still there. Not every system can do the latter.
+        let bounds = format!("SET statement_timeout = {}", self.statement_timeout.as_millis().min(i32::MAX as u128));
+        let prepared = async {
+            let (bounded, attentive, fetch) = tokio::join!(
+                client.batch_execute(&bounds),
+                client.batch_execute("SET client_connection_check_interval = '1s'"),
+                client.prepare("SELECT part FROM foreshard.fetch($1, $2) AS part"),
+            );
+            if let Err(error) = attentive {
+                tracing::debug!(%error, "the origin does not notice that a connection is gone");
+            }
+            bounded.and(fetch)
+        };
+        let fetch = timeout(self.connect_timeout, prepared).await.map_err(|_| slow())?;
+        let fetch = fetch.map_err(|error| OriginError::of(&error))?;
+        Ok(Arc::new(Open { client, fetch, cancelling: AtomicBool::new(false), _driver: driver }))
     }
 
-    /// The connection does not answer: the next user opens another one.
-    pub(crate) async fn forget(&self) {
-        self.state.lock().await.open = None;
+    /// A statement on this connection was not answered in time: it is cancelled, and the next user opens another connection. Those
+    /// whose statements wait behind it go on.
+    pub(crate) async fn forget(&self, open: &Arc<Open>) {
+        let mut state = self.state.lock().await;
+        state.open.take_if(|current| Arc::ptr_eq(current, open));
+        drop(state);
+        // Each of many that wait behind the same lock gives up; one cancellation at a time is enough.
+        if open.cancelling.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (open, token) = (Arc::downgrade(open), open.client.cancel_token());
+        let (protection, within) = (self.address.protection.clone(), self.connect_timeout);
+        tokio::spawn(async move {
+            match timeout(within, cancel(&token, &protection)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(error, "a statement could not be cancelled"),
+                Err(_) => tracing::debug!("a statement could not be cancelled in time"),
+            }
+            if let Some(open) = open.upgrade() {
+                open.cancelling.store(false, Ordering::Relaxed);
+            }
+        });
     }
+}
+
+async fn cancel(token: &CancelToken, protection: &Protection) -> Result<(), String> {
+    let cancelled = match protection {
+        Protection::None => token.cancel_query(NoTls).await,
+        Protection::Tls(tls) => token.cancel_query(tls.connector()?).await,
+    };
+    cancelled.map_err(|error| error.to_string())
 }
 
 /// Why the origin could not be used, as a label of a metric, from the words of the error.
@@ -156,6 +222,11 @@ pub(crate) fn slow() -> OriginError {
 
 /// Opens a connection, protected as the address says; the task that drives it ends with the client.
 pub(crate) async fn connect(address: &OriginAddress, within: Duration) -> Result<Client, OriginError> {
+    drive(address, within).await.map(|(client, _)| client)
+}
+
+/// The same, with a handle that ends the connection whatever is under way on it.
+async fn drive(address: &OriginAddress, within: Duration) -> Result<(Client, AbortHandle), OriginError> {
     let mut config = address.pg.clone();
     config.connect_timeout(within).keepalives_idle(Duration::from_secs(10)).tcp_user_timeout(within * 3);
     match &address.protection {
@@ -167,19 +238,23 @@ pub(crate) async fn connect(address: &OriginAddress, within: Duration) -> Result
     }
 }
 
-async fn open<T>(config: &tokio_postgres::Config, tls: T, within: Duration) -> Result<Client, OriginError>
+async fn open<T>(
+    config: &tokio_postgres::Config,
+    tls: T,
+    within: Duration,
+) -> Result<(Client, AbortHandle), OriginError>
 where
     T: MakeTlsConnect<Socket>,
     T::Stream: Send + 'static,
 {
     let connecting = timeout(within, config.connect(tls)).await.map_err(|_| slow())?;
     let (client, connection) = connecting.map_err(|error| OriginError::of(&error))?;
-    tokio::spawn(async move {
+    let driver = tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "a connection to the origin ended");
         }
     });
-    Ok(client)
+    Ok((client, driver.abort_handle()))
 }
 
 /// One row, within a time.

@@ -11,8 +11,9 @@ use foreshard_edge::{Fetched, FetchedInstance, FlightOrder, Layout};
 use foreshard_protocol::{FetchFailure, FetchHeader, FetchPart, Horizon, decode};
 use futures_util::TryStreamExt;
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
+use connection::Open;
 pub(crate) use connection::{Origin, OriginError, connect, one_row, reason, slow};
 pub(crate) use names::Names;
 use tokio_postgres::Row;
@@ -44,13 +45,7 @@ pub(crate) async fn run(
             if order.delay > 0 {
                 sleep(std::time::Duration::from_micros(order.delay)).await;
             }
-            let result = match timeout(config.fetch_timeout, fetch(&origin, &config.edge, &order)).await {
-                Ok(result) => result,
-                Err(_) => {
-                    origin.forget().await;
-                    Err(anyhow::anyhow!("no answer from the origin within {:?}", config.fetch_timeout))
-                }
-            };
+            let result = in_time(&origin, &config, &order).await;
             if let Err(error) = &result {
                 tracing::warn!(
                     error = format!("{error:#}"),
@@ -64,8 +59,21 @@ pub(crate) async fn run(
     }
 }
 
-async fn fetch(origin: &Origin, edge: &str, order: &FlightOrder) -> anyhow::Result<Fetched> {
-    let connection = origin.get().await?;
+async fn in_time(origin: &Origin, config: &Config, order: &FlightOrder) -> anyhow::Result<Fetched> {
+    let within = config.fetch_timeout;
+    let deadline = Instant::now() + within;
+    let late = || anyhow::anyhow!("no answer from the origin within {within:?}");
+    let connection = timeout_at(deadline, origin.get()).await.map_err(|_| late())??;
+    match timeout_at(deadline, fetch(&connection, &config.edge, order)).await {
+        Ok(result) => result,
+        Err(_) => {
+            origin.forget(&connection).await;
+            Err(late())
+        }
+    }
+}
+
+async fn fetch(connection: &Open, edge: &str, order: &FlightOrder) -> anyhow::Result<Fetched> {
     let instances: Vec<&str> = order.instances.iter().map(|instance| &**instance).collect();
     let parameters: [&(dyn ToSql + Sync); 2] = [&edge, &instances];
     let ask = async |parameters: [&(dyn ToSql + Sync); 2], mut answer: Assembly| {

@@ -131,6 +131,58 @@ async fn a_name_that_is_not_resolved() -> Result<()> {
     Ok(())
 }
 
+/// A migration locks a table for long: what waits for it piles up neither here nor at the origin.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_locked_costs_no_connections() -> Result<()> {
+    let shop = Shop::open().await?;
+    let options = SidecarOptions {
+        environment: vec![
+            ("FORESHARD_FETCH_TIMEOUT".into(), "500ms".into()),
+            ("FORESHARD_REACTIVE_BYTES".into(), "0B".into()),
+        ],
+        ..SidecarOptions::of(&shop.login)
+    };
+    let edge = options.start().await?;
+    assert_eq!(quantity(&shop, &edge).await?, json!(1));
+    let mut holder = shop.origin.connect().await?;
+    let lock = holder.transaction().await?;
+    lock.batch_execute("LOCK TABLE cart_line IN ACCESS EXCLUSIVE MODE").await?;
+    let mut asking = tokio::task::JoinSet::new();
+    for client in 0..40 {
+        let http = HttpClient::new(edge.http.endpoint().clone());
+        asking.spawn(async move {
+            for turn in 0..8 {
+                let customer = client * 8 + turn;
+                let answer =
+                    http.rows("checkout", "cart", &format!("customer_id=eq.{customer}"), &[]).await?;
+                ensure!(answer.status == 503, "{} {}", answer.status, answer.text());
+            }
+            anyhow::Ok(())
+        });
+    }
+    // Two connections each for demand and prefetches, the stream and the control connection; and of each connection for demand the
+    // former one, while what was asked on it is given up.
+    let most = 6 + 2 * 2;
+    let count = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'edge_paris'";
+    let mut waiting = 40;
+    while waiting > 0 {
+        let open: i64 = shop.db.query_one(count, &[]).await?.get(0);
+        ensure!(open <= most, "{open} connections of the edge");
+        if let Ok(Some(answered)) =
+            tokio::time::timeout(Duration::from_millis(50), asking.join_next()).await
+        {
+            answered??;
+            waiting -= 1;
+        }
+    }
+    lock.rollback().await?;
+    assert_eq!(quantity(&shop, &edge).await?, json!(1));
+    eventually("what was given up is gone", SOON, || async {
+        Ok((shop.db.query_one(count, &[]).await?.get::<_, i64>(0) <= 6).then_some(()))
+    })
+    .await
+}
+
 const CUSTOMERS: usize = 30;
 const EACH: usize = 8;
 
