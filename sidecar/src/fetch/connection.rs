@@ -24,7 +24,17 @@ pub(crate) struct Origin {
 #[derive(Default)]
 struct State {
     open: Option<Arc<Open>>,
-    failed: Option<(Instant, OriginError)>,
+    failed: Option<Failed>,
+    /// See [`Origin::heard`].
+    heard: u64,
+}
+
+/// Attempts to connect that failed, one after the other.
+struct Failed {
+    attempts: u32,
+    /// Until then everyone is told the same without another attempt.
+    until: Instant,
+    error: OriginError,
 }
 
 /// An open connection with the fetch statement prepared.
@@ -48,8 +58,17 @@ impl Drop for Driver {
 /// The origin goes on with a statement this much longer than anybody waits for it.
 const BEYOND_FETCH: Duration = Duration::from_secs(1);
 
-/// After a failed attempt to connect, everyone is told so for this long without another attempt.
-const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(250);
+/// At most so long is the pause after the first failed attempt to connect, twice as long after the next, and so on …
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// … up to this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The pause after so many failed attempts: of all that it could be, this `share`. Drawn evenly from nothing to everything, attempts
+/// of many connections that failed together are as far apart as they can be.
+fn pause(attempts: u32, share: f64) -> Duration {
+    let doubled = FIRST_PAUSE * 2_u32.pow(attempts.saturating_sub(1).min(16));
+    doubled.min(LONGEST_PAUSE).mul_f64(share)
+}
 
 /// Why the origin could not be used, in words without values or credentials.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -132,20 +151,30 @@ impl Origin {
         if let Some(open) = state.open.as_ref().filter(|open| !open.client.is_closed()) {
             return Ok(open.clone());
         }
-        if let Some((at, error)) = &state.failed
-            && at.elapsed() < PAUSE_AFTER_FAILURE
+        if let Some(failed) = &state.failed
+            && Instant::now() < failed.until
         {
-            return Err(error.clone());
+            return Err(failed.error.clone());
         }
         match self.open().await {
             Ok(open) => {
-                *state = State { open: Some(open.clone()), failed: None };
+                (state.open, state.failed) = (Some(open.clone()), None);
                 Ok(open)
             }
             Err(error) => {
-                *state = State { open: None, failed: Some((Instant::now(), error.clone())) };
+                let attempts = state.failed.as_ref().map_or(1, |failed| failed.attempts + 1);
+                let until = Instant::now() + pause(attempts, rand::random_range(0.0..=1.0));
+                (state.open, state.failed) = (None, Some(Failed { attempts, until, error: error.clone() }));
                 Err(error)
             }
+        }
+    }
+
+    /// How often this sidecar has come to the origin on other connections: once it has again, there is no reason for a pause.
+    pub(crate) async fn heard(&self, times: u64) {
+        let mut state = self.state.lock().await;
+        if times > state.heard {
+            (state.heard, state.failed) = (times, None);
         }
     }
 
@@ -271,6 +300,45 @@ pub(crate) async fn one_row(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pauses_double_up_to_five_seconds() {
+        let most: Vec<u128> = (1..=8).map(|attempts| pause(attempts, 1.0).as_millis()).collect();
+        assert_eq!(most, [250, 500, 1_000, 2_000, 4_000, 5_000, 5_000, 5_000]);
+        assert_eq!((pause(u32::MAX, 1.0), pause(3, 0.5)), (LONGEST_PAUSE, FIRST_PAUSE * 2));
+        assert_eq!(pause(6, 0.0), Duration::ZERO, "some try at once");
+    }
+
+    /// Nobody listens there.
+    #[tokio::test]
+    async fn an_attempt_that_failed_is_not_made_again_at_once_and_word_of_the_origin_ends_the_pause() {
+        let nowhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = OriginAddress::parse(&format!("postgresql://u@{nowhere}/d")).unwrap();
+        let second = Duration::from_secs(1);
+        let origin = Origin {
+            address,
+            connect_timeout: second,
+            statement_timeout: second,
+            state: Mutex::default(),
+        };
+        let attempts = async || origin.state.lock().await.failed.as_ref().map_or(0, |failed| failed.attempts);
+        assert!(origin.get().await.is_err());
+        assert_eq!(attempts().await, 1);
+        if let Some(failed) = &mut origin.state.lock().await.failed {
+            failed.until = Instant::now() + Duration::from_secs(60);
+        }
+        assert!(origin.get().await.is_err());
+        assert_eq!(attempts().await, 1, "told so without an attempt");
+        if let Some(failed) = &mut origin.state.lock().await.failed {
+            failed.until = Instant::now();
+        }
+        assert!(origin.get().await.is_err());
+        assert_eq!(attempts().await, 2);
+        origin.heard(0).await;
+        assert_eq!(attempts().await, 2, "that is no news");
+        origin.heard(1).await;
+        assert_eq!(attempts().await, 0);
+    }
 
     #[test]
     fn failures_have_reasons() {

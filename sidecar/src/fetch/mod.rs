@@ -5,6 +5,7 @@ mod names;
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context, bail};
 use foreshard_edge::{Fetched, FetchedInstance, FlightOrder, Layout};
@@ -45,7 +46,8 @@ pub(crate) async fn run(
             if order.delay > 0 {
                 sleep(std::time::Duration::from_micros(order.delay)).await;
             }
-            let result = in_time(&origin, &config, &order).await;
+            let met = shared.origin_met.load(Ordering::Relaxed);
+            let result = in_time(&origin, &config, met, &order).await;
             if let Err(error) = &result {
                 tracing::warn!(
                     error = format!("{error:#}"),
@@ -59,11 +61,20 @@ pub(crate) async fn run(
     }
 }
 
-async fn in_time(origin: &Origin, config: &Config, order: &FlightOrder) -> anyhow::Result<Fetched> {
+async fn in_time(
+    origin: &Origin,
+    config: &Config,
+    met: u64,
+    order: &FlightOrder,
+) -> anyhow::Result<Fetched> {
     let within = config.fetch_timeout;
     let deadline = Instant::now() + within;
     let late = || anyhow::anyhow!("no answer from the origin within {within:?}");
-    let connection = timeout_at(deadline, origin.get()).await.map_err(|_| late())??;
+    let connected = async {
+        origin.heard(met).await;
+        origin.get().await
+    };
+    let connection = timeout_at(deadline, connected).await.map_err(|_| late())??;
     match timeout_at(deadline, fetch(&connection, &config.edge, order)).await {
         Ok(result) => result,
         Err(_) => {

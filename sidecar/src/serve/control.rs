@@ -74,6 +74,7 @@ async fn converse(
     if let Err(error) = beat(config, shared, client, &mut previous).await {
         return error;
     }
+    Shared::count(&shared.origin_met, 1);
     // Definitions may have to be read again at once, and again, until all that had committed is visible.
     let mut pause = LOAD_PAUSE;
     loop {

@@ -34,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) executions_logged: AtomicU64,
     /// Times the stream was connected.
     pub(crate) stream_connects: AtomicU64,
+    /// Times the control connection was made.
+    pub(crate) origin_met: AtomicU64,
     /// The origin has synchronous standbys: a commit may wait until this edge says that it is applied.
     pub(crate) commits_wait: AtomicBool,
     /// Times the persistent cache could not be written.
@@ -65,6 +67,7 @@ impl Shared {
             executions_dropped: AtomicU64::new(0),
             executions_logged: AtomicU64::new(0),
             stream_connects: AtomicU64::new(0),
+            origin_met: AtomicU64::new(0),
             commits_wait: AtomicBool::new(false),
             cache_failures: AtomicU64::new(0),
             pasts_lost: Mutex::default(),

@@ -138,7 +138,7 @@ async fn a_table_that_is_locked_costs_no_connections() -> Result<()> {
     let options = SidecarOptions {
         environment: vec![
             ("FORESHARD_FETCH_TIMEOUT".into(), "500ms".into()),
-            ("FORESHARD_REACTIVE_BYTES".into(), "0B".into()),
+            ("FORESHARD_REACTIVE_BYTES".into(), "0".into()),
         ],
         ..SidecarOptions::of(&shop.login)
     };
