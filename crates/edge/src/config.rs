@@ -22,6 +22,8 @@ pub struct EdgeConfig {
     pub prefetch_concurrency: usize,
     /// Bytes that prefetches may bring in any second; 0: no limit.
     pub prefetch_bytes_per_second: u64,
+    /// Most fetches on demand under way at once; further ones wait for their turn.
+    pub fetch_concurrency: usize,
     /// Most instances asked for in one prefetch fetch.
     pub prefetch_batch: usize,
     /// Most requests waiting at once; beyond it they are refused.
@@ -46,6 +48,7 @@ impl Default for EdgeConfig {
             min_lsn_wait: 2_000_000,
             prefetch_concurrency: 4,
             prefetch_bytes_per_second: 0,
+            fetch_concurrency: 256,
             prefetch_batch: 16,
             max_waiting: 10_000,
             max_unseen: 100_000,

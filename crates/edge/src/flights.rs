@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use foreshard_protocol::{InstanceId, KeyChange, Lsn, Snapshot, Xid};
@@ -11,6 +11,10 @@ pub(crate) struct Flights {
     flights: HashMap<u64, Flight>,
     by_instance: HashMap<Arc<str>, u64>,
     by_cut: HashMap<Cut, u64>,
+    /// Not started yet; the first one has waited longest.
+    waiting: BTreeSet<u64>,
+    /// How many of all are ahead of demand.
+    ahead: usize,
     last_id: u64,
 }
 
@@ -28,6 +32,7 @@ pub(crate) struct Flight {
     pub(crate) ahead_of_demand: bool,
     /// Only requests for exactly this join it, and its copies are pinned to them.
     pub(crate) cut: Option<Cut>,
+    /// When it is to start, while it waits for its turn.
     pub(crate) started_at: u64,
     /// What the stream had applied then, or an answer had promised: nothing that the same origin says later is older.
     pub(crate) position: Lsn,
@@ -73,8 +78,11 @@ impl Suspects {
 }
 
 impl Flights {
-    pub(crate) fn start(&mut self, flight: Flight) -> u64 {
+    /// Notes a fetch; it waits for its turn until it [begins](Self::begin).
+    pub(crate) fn add(&mut self, flight: Flight) -> u64 {
         self.last_id += 1;
+        self.ahead += usize::from(flight.ahead_of_demand);
+        self.waiting.insert(self.last_id);
         match &flight.cut {
             Some(cut) => drop(self.by_cut.insert(cut.clone(), self.last_id)),
             None => {
@@ -87,6 +95,34 @@ impl Flights {
         self.last_id
     }
 
+    /// Its turn has come.
+    pub(crate) fn begin(&mut self, id: u64) -> Option<&mut Flight> {
+        self.waiting.remove(&id);
+        self.flights.get_mut(&id)
+    }
+
+    /// The one that has waited longest for its turn.
+    pub(crate) fn next(&self) -> Option<(u64, &Flight)> {
+        let id = *self.waiting.first()?;
+        Some((id, self.flights.get(&id)?))
+    }
+
+    /// A request is gone. What has not been started and nobody else waits for never will be.
+    pub(crate) fn leave(&mut self, id: u64, waiter: RequestId) {
+        if !self.waiting.contains(&id) {
+            return;
+        }
+        let Some(flight) = self.flights.get_mut(&id) else { return };
+        flight.waiters.retain(|other| *other != waiter);
+        if flight.waiters.is_empty() {
+            self.finish(id);
+        }
+    }
+
+    pub(crate) fn id_of(&self, instance: &str) -> Option<u64> {
+        self.by_instance.get(instance).copied()
+    }
+
     /// The shared fetch under way for this instance.
     pub(crate) fn of(&mut self, instance: &str) -> Option<&mut Flight> {
         self.flights.get_mut(self.by_instance.get(instance)?)
@@ -95,8 +131,9 @@ impl Flights {
     /// The fetch under way of exactly this, if it began no earlier than `since` and will count.
     pub(crate) fn of_cut(&mut self, cut: &Cut, since: u64) -> Option<(u64, &mut Flight)> {
         let id = *self.by_cut.get(cut)?;
+        let waits = self.waiting.contains(&id);
         let flight = self.flights.get_mut(&id)?;
-        (flight.started_at >= since && !flight.poisoned).then_some((id, flight))
+        (waits || (flight.started_at >= since && !flight.poisoned)).then_some((id, flight))
     }
 
     /// Notes the bytes that were set aside for a fetch.
@@ -112,6 +149,8 @@ impl Flights {
 
     pub(crate) fn finish(&mut self, id: u64) -> Option<Flight> {
         let flight = self.flights.remove(&id)?;
+        self.waiting.remove(&id);
+        self.ahead -= usize::from(flight.ahead_of_demand);
         match &flight.cut {
             // A newer one may have taken its place.
             Some(cut) if self.by_cut.get(cut) == Some(&id) => drop(self.by_cut.remove(cut)),
@@ -127,7 +166,8 @@ impl Flights {
 
     /// Transaction `xid` touched these instances of `shard`: every fetch of one of them must see it.
     pub(crate) fn suspect(&mut self, xid: Xid, shard: &str, change: &KeyChange) {
-        for flight in self.flights.values_mut() {
+        let under_way = self.flights.iter_mut().filter(|(id, _)| !self.waiting.contains(id));
+        for (_, flight) in under_way {
             for wanted in &mut flight.instances {
                 if wanted.id.shard == shard && touches(change, &wanted.id) {
                     wanted.suspects.xids.push(xid);
@@ -144,8 +184,12 @@ impl Flights {
 
     /// Number of fetches under way ahead of demand, and on demand.
     pub(crate) fn counts(&self) -> (usize, usize) {
-        let ahead = self.flights.values().filter(|flight| flight.ahead_of_demand).count();
-        (ahead, self.flights.len() - ahead)
+        (self.ahead, self.flights.len() - self.ahead - self.waiting.len())
+    }
+
+    /// Fetches on demand that wait for their turn.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
     }
 }
 

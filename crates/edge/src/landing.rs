@@ -3,6 +3,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use foreshard_protocol::Lsn;
+
 use crate::agent::Ended;
 use crate::beyond::Verdict;
 use crate::cache::{Cache, Removed};
@@ -28,6 +30,7 @@ impl EdgeCore {
             }
             Ok(fetched) => self.land(now, id, flight, fetched),
         }
+        self.take_turns(now);
         self.pump(now);
     }
 
@@ -174,36 +177,62 @@ impl EdgeCore {
     pub(crate) fn launch(
         &mut self,
         now: Now,
-        mut instances: Vec<Wanted>,
+        instances: Vec<Wanted>,
         ahead_of_demand: bool,
         cut: Option<Cut>,
         waiters: Vec<RequestId>,
         delay: u64,
     ) -> FlightId {
-        for wanted in &mut instances {
-            wanted.suspects = self.stream.suspects(&wanted.id);
-        }
-        match ahead_of_demand {
-            true => self.stats.prefetch_fetches += 1,
-            false => self.stats.demand_fetches += 1,
-        }
-        let texts = instances.iter().map(|wanted| wanted.text.clone()).collect();
-        let started_at = now.mono + delay;
-        let position = self.relied_on();
-        let prove = cut.as_ref().is_some_and(|cut| cut.proving);
-        let flight = Flight {
+        let id = self.flights.add(Flight {
             instances,
             ahead_of_demand,
             cut,
-            started_at,
-            position,
+            started_at: now.mono + delay,
+            position: Lsn::ZERO,
             poisoned: false,
             reserved: 0,
             waiters,
-        };
-        let id = self.flights.start(flight);
-        self.actions.push(Action::Fetch(FlightOrder { id, instances: texts, ahead_of_demand, prove, delay }));
+        });
+        if ahead_of_demand {
+            self.begin(now, id);
+        } else {
+            self.take_turns(now);
+        }
         id
+    }
+
+    /// Starts the fetches on demand that have waited longest, as far as there are places.
+    fn take_turns(&mut self, now: Now) {
+        while self.flights.counts().1 < self.config.fetch_concurrency
+            && let Some((id, flight)) = self.flights.next()
+        {
+            match flight.waiters.iter().any(|waiter| self.requests.pending.contains_key(waiter)) {
+                true => self.begin(now, id),
+                false => drop(self.flights.finish(id)),
+            }
+        }
+    }
+
+    /// What is read from now on holds all that was delivered before, or its snapshot tells.
+    fn begin(&mut self, now: Now, id: FlightId) {
+        let position = self.relied_on();
+        let Some(flight) = self.flights.begin(id) else { return };
+        for wanted in &mut flight.instances {
+            wanted.suspects = self.stream.suspects(&wanted.id);
+        }
+        let delay = flight.started_at.saturating_sub(now.mono);
+        (flight.started_at, flight.position, flight.poisoned) = (now.mono + delay, position, false);
+        match flight.ahead_of_demand {
+            true => self.stats.prefetch_fetches += 1,
+            false => self.stats.demand_fetches += 1,
+        }
+        self.actions.push(Action::Fetch(FlightOrder {
+            id,
+            instances: flight.instances.iter().map(|wanted| wanted.text.clone()).collect(),
+            ahead_of_demand: flight.ahead_of_demand,
+            prove: flight.cut.as_ref().is_some_and(|cut| cut.proving),
+            delay,
+        }));
     }
 
     fn store(&mut self, wanted: &Wanted, copy: Arc<ShardCopy>, ahead_of_demand: bool) {

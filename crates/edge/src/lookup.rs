@@ -55,7 +55,7 @@ impl EdgeCore {
         self.requests.at_time(deadline, id);
         match self.step(now, id) {
             Step::Done(result) => {
-                self.requests.remove(id);
+                self.leave(id);
                 Reply::Done(result)
             }
             Step::Wait => Reply::Waiting(id),
@@ -80,7 +80,16 @@ impl EdgeCore {
 
     /// Nobody waits for this request any more.
     pub fn cancel(&mut self, id: RequestId) {
-        self.requests.remove(id);
+        self.leave(id);
+    }
+
+    /// The request is over. False: it was before.
+    fn leave(&mut self, id: RequestId) -> bool {
+        let Some(pending) = self.requests.remove(id) else { return false };
+        let shared = pending.texts.iter().filter_map(|text| self.flights.id_of(text));
+        let flights: Vec<FlightId> = shared.chain(pending.cut_flight).collect();
+        flights.into_iter().for_each(|flight| self.flights.leave(flight, id));
+        true
     }
 
     /// Looks at a waiting request again, because something it waits for may have happened.
@@ -93,7 +102,7 @@ impl EdgeCore {
     }
 
     pub(crate) fn finish(&mut self, id: RequestId, result: Result<Answer, Refusal>) {
-        if self.requests.remove(id).is_some() {
+        if self.leave(id) {
             self.stats.refused += u64::from(result.is_err());
             self.actions.push(crate::core::Action::Reply(id, result));
         }

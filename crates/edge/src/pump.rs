@@ -25,7 +25,7 @@ impl EdgeCore {
         }
         loop {
             let (ahead, demand) = self.flights.counts();
-            if ahead >= self.agent.limit(now.mono, demand) {
+            if ahead >= self.agent.limit(now.mono, demand + self.flights.waiting()) {
                 return;
             }
             let (batch, reserved) = self.batch(now);

@@ -173,6 +173,9 @@ impl Config {
             prefetch_concurrency: reader
                 .read("prefetch_concurrency", |text| count(text, 1, 256))
                 .unwrap_or_default(),
+            fetch_concurrency: reader
+                .read("fetch_concurrency", |text| count(text, 1, 100_000))
+                .unwrap_or_default(),
             prefetch_batch: reader.read("prefetch_batch", |text| count(text, 1, 1000)).unwrap_or_default(),
             ..EdgeConfig::default()
         };

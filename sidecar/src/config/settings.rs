@@ -103,6 +103,11 @@ pub(crate) const SETTINGS: &[Setting] = &[
         default: "2",
         help: "connections for fetches on demand, and as many for prefetches",
     },
+    Setting {
+        name: "fetch_concurrency",
+        default: "256",
+        help: "most fetches on demand under way at once; further ones wait for their turn",
+    },
     Setting { name: "heartbeat", default: "500ms", help: "how often the origin is asked how far its log is" },
     Setting {
         name: "log_buffer",

@@ -62,6 +62,7 @@ impl Profile {
                 min_lsn_wait: [1_000, 15_000, rng.random_range(50_000..400_000)][rng.random_range(0..3)],
                 prefetch_concurrency: rng.random_range(1..5),
                 prefetch_bytes_per_second: [0, 0, 2_000, 200_000][rng.random_range(0..4)],
+                fetch_concurrency: [1, 3, 1_000, 1_000][rng.random_range(0..4)],
                 prefetch_batch: rng.random_range(1..6),
                 max_waiting: if tiny { 5 } else { 1_000 },
                 max_unseen: [1, 4, 1_000, 1_000][rng.random_range(0..4)],

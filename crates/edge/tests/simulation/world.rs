@@ -187,7 +187,7 @@ impl World {
         self.run_until(busy)?;
         self.quieten();
         self.run_until(busy + QUIET)?;
-        if self.gauge("fetches_under_way_demand") != 0.0 {
+        if self.gauge("fetches_under_way_demand") + self.gauge("fetches_waiting_demand") != 0.0 {
             return Err("nobody waits, but fetches on demand go on".into());
         }
         self.calm_down();
@@ -432,6 +432,7 @@ impl World {
                 "prefetch_cache_bytes" => config.prefetch_bytes,
                 "reactive_cache_bytes" => config.reactive_bytes,
                 "requests_waiting" => config.max_waiting,
+                "fetches_under_way_demand" => config.fetch_concurrency,
                 // A fetch that is tried again keeps its place.
                 "fetches_under_way_prefetch" => config.prefetch_concurrency * 2,
                 _ => return false,
@@ -449,6 +450,7 @@ impl World {
         for name in [
             "requests_waiting",
             "fetches_under_way_demand",
+            "fetches_waiting_demand",
             "fetches_under_way_prefetch",
             "unseen_transactions",
         ] {
