@@ -31,6 +31,8 @@ pub struct EdgeConfig {
     /// Most transactions remembered as streamed but not yet known to be visible; beyond it the oldest are merged into
     /// one entry that touches everything.
     pub max_unseen: usize,
+    /// The same in bytes of what they touched and changed.
+    pub unseen_bytes: usize,
     /// Byte budget of row changes kept for fetches whose snapshot lacks them; without a change, such a fetch is repeated.
     pub delta_buffer: usize,
 }
@@ -52,6 +54,7 @@ impl Default for EdgeConfig {
             prefetch_batch: 16,
             max_waiting: 10_000,
             max_unseen: 100_000,
+            unseen_bytes: 64 << 20,
             delta_buffer: 16 << 20,
         }
     }

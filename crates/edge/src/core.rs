@@ -123,7 +123,7 @@ impl EdgeCore {
     /// A core with empty caches that knows nothing yet. `seed` is for the jitter of what it does by itself.
     pub fn new(config: EdgeConfig, seed: u64) -> Self {
         EdgeCore {
-            stream: Stream::new(config.max_unseen, config.delta_buffer),
+            stream: Stream::new((&config).into()),
             definitions: Definitions::default(),
             prefetch: Cache::new(config.prefetch_bytes),
             reactive: Cache::new(config.reactive_bytes),

@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use foreshard_protocol::{Frame, InstanceId, KeyChange, Lsn, Snapshot, Witness, Xid};
 
+use crate::config::EdgeConfig;
 use crate::deltas::{Missed, Unseen};
 use crate::flights::{Suspects, touches};
 use crate::retrace::Retrace;
@@ -27,8 +28,22 @@ pub(crate) struct Stream {
     witness: Witness,
     /// It went on before the place that it had come to, and has not come there again.
     retrace: Option<Retrace>,
+    limits: Limits,
+}
+
+/// How much is remembered of what no snapshot has shown; see [`EdgeConfig`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
     max_unseen: usize,
+    unseen_bytes: usize,
     delta_buffer: usize,
+}
+
+impl From<&EdgeConfig> for Limits {
+    fn from(config: &EdgeConfig) -> Self {
+        let EdgeConfig { max_unseen, unseen_bytes, delta_buffer, .. } = *config;
+        Limits { max_unseen, unseen_bytes, delta_buffer }
+    }
 }
 
 /// The stream is of another past of the origin than what it brought before.
@@ -45,10 +60,10 @@ struct Merged {
 }
 
 impl Stream {
-    pub(crate) fn new(max_unseen: usize, delta_buffer: usize) -> Self {
+    pub(crate) fn new(limits: Limits) -> Self {
         Stream {
             position: Lsn::ZERO,
-            unseen: Unseen::new(delta_buffer),
+            unseen: Unseen::new(limits.delta_buffer),
             untold: Vec::new(),
             unconfirmed: BTreeMap::new(),
             merged: None,
@@ -56,8 +71,7 @@ impl Stream {
             fresh_as_of: None,
             witness: Witness::default(),
             retrace: None,
-            max_unseen,
-            delta_buffer,
+            limits,
         }
     }
 
@@ -98,7 +112,7 @@ impl Stream {
 
     /// Forgets everything: the stream now starts at `position` and has no past.
     pub(crate) fn restart(&mut self, position: Lsn) {
-        *self = Stream::new(self.max_unseen, self.delta_buffer);
+        *self = Stream::new(self.limits);
         (self.position, self.witness) = (position, Witness::began(position));
     }
 
@@ -174,23 +188,30 @@ impl Stream {
     /// Remembers a delivered transaction until some snapshot sees it.
     pub(crate) fn remember(&mut self, xid: Xid, commit_lsn: Lsn) {
         self.unconfirmed.insert(commit_lsn, xid);
-        if self.unconfirmed.len() > self.max_unseen {
-            // Bounded, at the price of refusing all fetches until the origin shows these transactions.
-            let first = *self.unconfirmed.keys().next().unwrap_or(&commit_lsn);
-            let newest = self.unconfirmed.values().copied().chain(self.unseen.newest()).fold(xid, Xid::max);
-            self.merged = Some(match self.merged.take() {
-                Some(older) => Merged { first: older.first, newest: newest.max(older.newest) },
-                None => Merged { first, newest },
-            });
-            self.unconfirmed.clear();
-            self.unseen.clear();
+        if self.unconfirmed.len() > self.limits.max_unseen {
+            self.merge(xid);
         }
+    }
+
+    /// Bounded, at the price of refusing all fetches until the origin shows these transactions, of which `xid` is one.
+    fn merge(&mut self, xid: Xid) {
+        let first = self.unconfirmed.keys().next().copied().unwrap_or(self.position);
+        let newest = self.unconfirmed.values().copied().chain(self.unseen.newest()).fold(xid, Xid::max);
+        self.merged = Some(match self.merged.take() {
+            Some(older) => Merged { first: older.first, newest: newest.max(older.newest) },
+            None => Merged { first, newest },
+        });
+        self.unconfirmed.clear();
+        self.unseen.clear();
     }
 
     /// A remembered transaction changed a shard.
     pub(crate) fn remember_change(&mut self, xid: Xid, shard: &str, change: Arc<KeyChange>) {
         if self.merged.as_ref().is_none_or(|merged| merged.newest < xid) {
             self.unseen.remember(xid, shard, change);
+            if self.unseen.bytes() > self.limits.unseen_bytes {
+                self.merge(xid);
+            }
         }
     }
 
@@ -207,6 +228,11 @@ impl Stream {
 
     /// Bytes of row changes kept for fetches that lack them.
     pub(crate) fn delta_bytes(&self) -> usize {
+        self.unseen.row_bytes()
+    }
+
+    /// Bytes of all that is remembered of transactions that no snapshot has shown.
+    pub(crate) fn unseen_bytes(&self) -> usize {
         self.unseen.bytes()
     }
 
@@ -249,9 +275,13 @@ impl Stream {
 
 #[cfg(test)]
 mod tests {
-    use foreshard_protocol::WholeReason;
+    use foreshard_protocol::{KeyPart, WholeReason};
 
     use super::*;
+
+    fn limits(max_unseen: usize) -> Limits {
+        Limits { max_unseen, unseen_bytes: 1 << 20, delta_buffer: 1_000 }
+    }
 
     fn deliver(stream: &mut Stream, xid: Xid, lsn: u64) {
         stream.remember(xid, Lsn(lsn));
@@ -261,7 +291,7 @@ mod tests {
 
     #[test]
     fn only_what_is_visible_is_acknowledged() {
-        let mut stream = Stream::new(10, 1_000);
+        let mut stream = Stream::new(limits(10));
         for (xid, lsn) in [(5, 100), (6, 200)] {
             deliver(&mut stream, xid, lsn);
         }
@@ -274,7 +304,7 @@ mod tests {
 
     #[test]
     fn freshness_needs_the_stream_to_reach_what_the_origin_had_flushed() {
-        let mut stream = Stream::new(10, 1_000);
+        let mut stream = Stream::new(limits(10));
         stream.origin_state(1_000, Lsn(50));
         stream.origin_state(2_000, Lsn(90));
         assert_eq!(stream.fresh_as_of(), None);
@@ -286,7 +316,7 @@ mod tests {
 
     #[test]
     fn a_stream_that_lags_by_many_marks_still_proves_its_freshness() {
-        let mut stream = Stream::new(10, 1_000);
+        let mut stream = Stream::new(limits(10));
         for time in 0..1_000 {
             stream.origin_state(time, Lsn(time));
             stream.advance(Lsn(time.saturating_sub(100))).unwrap();
@@ -296,7 +326,7 @@ mod tests {
 
     #[test]
     fn too_many_unseen_transactions_become_suspects_everywhere() {
-        let mut stream = Stream::new(3, 1_000);
+        let mut stream = Stream::new(limits(3));
         for xid in 1..=5 {
             deliver(&mut stream, xid, xid * 10);
         }
@@ -312,9 +342,27 @@ mod tests {
         assert_eq!((stream.acknowledged(), stream.unseen_len()), (Lsn(58), 0));
     }
 
+    /// The origin is followed, but nothing is heard of what its readers see: the control connection is refused.
+    #[test]
+    fn memory_stays_bounded_however_much_is_touched() {
+        let unseen_bytes = 100_000;
+        let mut stream = Stream::new(Limits { unseen_bytes, ..limits(1_000_000) });
+        for xid in 1..=1_000 {
+            let key = |i| vec![KeyPart { column: "k".into(), value: Some(format!("{xid:>60}{i:>60}")) }];
+            stream.remember(xid, Lsn(xid * 10));
+            stream.remember_change(xid, "s", Arc::new(KeyChange::Keys((0..10).map(key).collect())));
+            stream.advance(Lsn(xid * 10 + 8)).unwrap();
+            assert!(stream.unseen_bytes() <= unseen_bytes, "{} after {xid}", stream.unseen_bytes());
+        }
+        assert!(stream.suspects(&InstanceId::unkeyed("other")).below > 900, "older ones are merged");
+        assert_eq!(stream.acknowledged(), Lsn(10));
+        stream.seen(&"1001:1001:".parse().unwrap());
+        assert_eq!((stream.unseen_bytes(), stream.acknowledged()), (0, Lsn(10_008)));
+    }
+
     #[test]
     fn position_never_goes_back() {
-        let mut stream = Stream::new(3, 1_000);
+        let mut stream = Stream::new(limits(3));
         stream.advance(Lsn(10)).unwrap();
         stream.advance(Lsn(5)).unwrap();
         assert_eq!(stream.position(), Lsn(10));

@@ -75,6 +75,7 @@ impl EdgeCore {
             ("requests_waiting", self.requests.pending.len() as f64),
             ("unseen_transactions", self.stream.unseen_len() as f64),
             ("delta_buffer_bytes", self.stream.delta_bytes() as f64),
+            ("unseen_bytes", self.stream.unseen_bytes() as f64),
             ("refetches_paused", self.refetch.waiting() as f64),
             ("applied_lsn", self.stream.position().0 as f64),
             ("staleness_bound_seconds", behind),

@@ -1,59 +1,74 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use foreshard_protocol::{Deltas, InstanceId, KeyChange, ShardName, Snapshot, Xid};
+use foreshard_protocol::{Deltas, InstanceId, KeyChange, KeyPart, ShardName, Snapshot, Xid};
 
 use super::bytes;
 use crate::flights::{Suspects, touches};
 
 /// Delivered transactions that the origin may not show to readers yet, with what they changed, in the order of delivery.
 ///
-/// What they did to rows is kept within a byte budget; beyond it only what they touched is.
+/// What they did to rows is kept within a byte budget; beyond it only what they touched is. That takes memory, too: it is counted, and
+/// whoever keeps this sets an end to it.
 pub(crate) struct Unseen {
     by_shard: HashMap<ShardName, Vec<Entry>>,
-    bytes: usize,
+    rows: usize,
+    all: usize,
     budget: usize,
 }
 
 struct Entry {
     xid: Xid,
     change: Arc<KeyChange>,
-    bytes: usize,
+    /// Of row changes.
+    rows: usize,
+    /// Of everything.
+    all: usize,
 }
 
 impl Unseen {
     pub(crate) fn new(budget: usize) -> Self {
-        Unseen { by_shard: HashMap::new(), bytes: 0, budget }
+        Unseen { by_shard: HashMap::new(), rows: 0, all: 0, budget }
     }
 
     /// Bytes of row changes kept.
+    pub(crate) fn row_bytes(&self) -> usize {
+        self.rows
+    }
+
+    /// Bytes of all that is kept.
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+        self.all
     }
 
     pub(crate) fn remember(&mut self, xid: Xid, shard: &str, change: Arc<KeyChange>) {
-        let mut kept = match &*change {
+        let mut rows = match &*change {
             KeyChange::Rows(deltas) => deltas.instances.iter().map(|instance| bytes(&instance.rows)).sum(),
             _ => 0,
         };
         let mut change = change;
-        if self.bytes + kept > self.budget
+        if self.rows + rows > self.budget
             && let Some(keys) = change.keys().map(|keys| keys.map(<[_]>::to_vec).collect())
         {
             change = Arc::new(KeyChange::Keys(keys));
-            kept = 0;
+            rows = 0;
         }
-        self.bytes += kept;
-        self.by_shard.entry(shard.to_owned()).or_default().push(Entry { xid, change, bytes: kept });
+        let keys = change.keys().map_or(0, |keys| keys.map(key_bytes).sum());
+        let all = size_of::<Entry>() + size_of::<KeyChange>() + keys + rows;
+        (self.rows, self.all) = (self.rows + rows, self.all + all);
+        self.by_shard.entry(shard.to_owned()).or_default().push(Entry { xid, change, rows, all });
     }
 
     /// What a snapshot sees, every later one sees too.
     pub(crate) fn seen(&mut self, snapshot: &Snapshot) {
-        let total = &mut self.bytes;
+        let (rows, all) = (&mut self.rows, &mut self.all);
         self.by_shard.retain(|_, entries| {
             entries.retain(|entry| {
                 let seen = snapshot.sees(entry.xid);
-                *total -= if seen { entry.bytes } else { 0 };
+                if seen {
+                    *rows -= entry.rows;
+                    *all -= entry.all;
+                }
                 !seen
             });
             !entries.is_empty()
@@ -62,7 +77,7 @@ impl Unseen {
 
     pub(crate) fn clear(&mut self) {
         self.by_shard.clear();
-        self.bytes = 0;
+        (self.rows, self.all) = (0, 0);
     }
 
     /// The highest id of all.
@@ -98,6 +113,14 @@ impl Unseen {
     }
 }
 
+/// About how many bytes the key of an instance takes.
+fn key_bytes(key: &[KeyPart]) -> usize {
+    let part = |part: &KeyPart| {
+        size_of::<KeyPart>() + part.column.len() + part.value.as_ref().map_or(0, String::len)
+    };
+    size_of::<Vec<KeyPart>>() + key.iter().map(part).sum::<usize>()
+}
+
 /// Changes of one instance by one transaction.
 pub(crate) struct Missed {
     change: Arc<KeyChange>,
@@ -122,7 +145,7 @@ impl Missed {
 
 #[cfg(test)]
 mod tests {
-    use foreshard_protocol::{InstanceRows, KeyPart, RowChange, WholeReason};
+    use foreshard_protocol::{InstanceRows, RowChange, WholeReason};
 
     use super::*;
 
@@ -160,7 +183,7 @@ mod tests {
         let mut unseen = Unseen::new(200);
         unseen.remember(5, "s", rows("1", "a"));
         unseen.remember(6, "s", rows("1", &"x".repeat(300)));
-        assert!(unseen.bytes() <= 200);
+        assert!(unseen.row_bytes() <= 200);
         let id = "s?k=1".parse().unwrap();
         assert_eq!(unseen.touching("s", |change| touches(change, &id)), [5, 6]);
         assert_eq!(missed(&unseen, &[5, 6], "5:9:5"), Some(1));

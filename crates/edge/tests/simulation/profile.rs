@@ -66,6 +66,7 @@ impl Profile {
                 prefetch_batch: rng.random_range(1..6),
                 max_waiting: if tiny { 5 } else { 1_000 },
                 max_unseen: [1, 4, 1_000, 1_000][rng.random_range(0..4)],
+                unseen_bytes: [500, 3_000, 1 << 20, 1 << 20][rng.random_range(0..4)],
                 delta_buffer: [0, 600, 1 << 20, 1 << 20][rng.random_range(0..4)],
             },
             // Around the wrap of the 32-bit counter in some worlds.

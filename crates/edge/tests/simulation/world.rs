@@ -432,6 +432,8 @@ impl World {
                 "prefetch_cache_bytes" => config.prefetch_bytes,
                 "reactive_cache_bytes" => config.reactive_bytes,
                 "requests_waiting" => config.max_waiting,
+                "unseen_bytes" => config.unseen_bytes,
+                "delta_buffer_bytes" => config.delta_buffer,
                 "fetches_under_way_demand" => config.fetch_concurrency,
                 // A fetch that is tried again keeps its place.
                 "fetches_under_way_prefetch" => config.prefetch_concurrency * 2,
