@@ -24,6 +24,7 @@ const LOAD_PAUSE: Duration = Duration::from_millis(5);
 /// Keeps the connection until the sidecar ends.
 pub(crate) async fn run(config: Arc<Config>, shared: Arc<Shared>, mut log: Log) {
     let (mut load, mut attempt) = (true, 0_u32);
+    let mut told: Option<String> = None;
     loop {
         let began = Instant::now();
         let error = match connect(&config.origin, config.connect_timeout).await {
@@ -37,8 +38,19 @@ pub(crate) async fn run(config: Arc<Config>, shared: Arc<Shared>, mut log: Log) 
         };
         let words = format!("{error:#}");
         shared.origin_failed(reason(&words));
-        tracing::debug!(error = words, attempt, "the control connection is interrupted");
-        attempt = if began.elapsed() > WORKED { 0 } else { attempt + 1 };
+        if began.elapsed() > WORKED {
+            (attempt, told) = (0, None);
+        } else {
+            attempt += 1;
+        }
+        // Copies go stale without this connection, but it is tried for every two seconds: the same reason is told once.
+        if told.as_ref() == Some(&words) {
+            tracing::debug!(error = words, attempt, "the control connection is interrupted");
+        } else {
+            tracing::warn!(error = words, attempt, "the control connection is interrupted");
+            told = Some(words.clone());
+        }
+        shared.set_control_trouble(Some(words));
         let most = LONGEST_PAUSE.min(Duration::from_millis(100) * 2_u32.pow(attempt.min(6)));
         let pause = sleep(most.mul_f64(rand::random_range(0.25..=1.0)));
         // What functions report meanwhile is taken in, so that the bounded buffer decides what is dropped.
@@ -75,6 +87,7 @@ async fn converse(
         return error;
     }
     Shared::count(&shared.origin_met, 1);
+    shared.set_control_trouble(None);
     // Definitions may have to be read again at once, and again, until all that had committed is visible.
     let mut pause = LOAD_PAUSE;
     loop {

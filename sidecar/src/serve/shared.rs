@@ -27,7 +27,7 @@ pub(crate) struct Shared {
     /// The origin takes no connections any more while the stream is still open: it shuts down.
     pub(crate) origin_closes: Notify,
     /// Why the sidecar is not ready, in words for the operator.
-    trouble: Mutex<Option<String>>,
+    trouble: Mutex<Trouble>,
     /// Executions dropped because the buffer was full.
     pub(crate) executions_dropped: AtomicU64,
     /// Executions written to the origin.
@@ -44,6 +44,13 @@ pub(crate) struct Shared {
     pasts_lost: Mutex<BTreeMap<&'static str, u64>>,
     /// Why the origin could not be used, and how often.
     origin_failures: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+/// What is wrong with each way to the origin.
+#[derive(Default)]
+struct Trouble {
+    stream: Option<String>,
+    control: Option<String>,
 }
 
 struct Inner {
@@ -63,7 +70,7 @@ impl Shared {
             reconnect: Notify::new(),
             load_catalog: Notify::new(),
             origin_closes: Notify::new(),
-            trouble: Mutex::new(Some("starting".into())),
+            trouble: Mutex::new(Trouble { stream: Some("starting".into()), control: None }),
             executions_dropped: AtomicU64::new(0),
             executions_logged: AtomicU64::new(0),
             stream_connects: AtomicU64::new(0),
@@ -154,13 +161,26 @@ impl Shared {
         }
     }
 
-    /// Notes why the sidecar is not ready; `None` when the stream is followed.
+    /// Notes why the stream is not followed; `None` when it is.
     pub(crate) fn set_trouble(&self, trouble: Option<String>) {
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).stream = trouble;
     }
 
+    /// Notes why the control connection does not work; `None` when it does.
+    pub(crate) fn set_control_trouble(&self, trouble: Option<String>) {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).control = trouble;
+    }
+
+    /// All that is known to be wrong, once where it is the same.
     pub(crate) fn trouble(&self) -> Option<String> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&trouble.stream, &trouble.control) {
+            (Some(stream), Some(control)) if stream != control => {
+                Some(format!("{stream}; control connection: {control}"))
+            }
+            (Some(stream), _) => Some(stream.clone()),
+            (None, control) => control.as_ref().map(|control| format!("control connection: {control}")),
+        }
     }
 
     /// The stream could not go on where it was, for this reason.

@@ -116,6 +116,28 @@ async fn an_origin_that_is_down() -> Result<()> {
     heals(&shop, &mut edge).await
 }
 
+/// The stream goes on, but no other connection is let in: that is said, and not only that the stream catches up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_connection_that_is_refused_is_told_once() -> Result<()> {
+    let shop = Shop::open().await?;
+    let mut edge = impatient(&shop).start().await?;
+    shop.db.batch_execute("ALTER ROLE edge_paris CONNECTION LIMIT 1").await?;
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'edge_paris' AND backend_type <> 'walsender'";
+    shop.db.batch_execute(end).await?;
+    not_ready(&edge, "control connection: origin: too many connections").await?;
+    let before = failures(&edge, "connection_limit").await?;
+    eventually("it is tried again", SOON, || async {
+        Ok((failures(&edge, "connection_limit").await? >= before + 3.0).then_some(()))
+    })
+    .await?;
+    let log = edge.log_text();
+    let told = log.lines().filter(|line| line.contains("WARN") && line.contains("control connection"));
+    let refused = told.filter(|line| line.contains("too many connections"));
+    ensure!(refused.count() == 1, "{log}");
+    shop.db.batch_execute("ALTER ROLE edge_paris CONNECTION LIMIT -1").await?;
+    edge.wait_ready().await
+}
+
 /// A name that nobody resolves: the sidecar starts, says so, and tries on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_is_not_resolved() -> Result<()> {
