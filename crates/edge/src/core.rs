@@ -73,8 +73,7 @@ impl Fetched {
 
     /// Bytes of the text of all rows.
     pub(crate) fn bytes(&self) -> u64 {
-        let rows = self.instances.iter().flatten().flat_map(|instance| &instance.rows);
-        rows.flatten().flatten().map(|text| text.len() as u64 + 1).sum()
+        self.instances.iter().flatten().map(FetchedInstance::bytes).sum()
     }
 }
 
@@ -87,6 +86,13 @@ pub struct FetchedInstance {
     pub layout: Layout,
     /// The rows.
     pub rows: Vec<Row>,
+}
+
+impl FetchedInstance {
+    /// Bytes of the text of its rows.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.rows.iter().flatten().flatten().map(|text| text.len() as u64 + 1).sum()
+    }
 }
 
 /// Everything an edge knows and decides. See the crate's documentation.

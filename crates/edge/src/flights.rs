@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use foreshard_protocol::{InstanceId, KeyChange, Lsn, Snapshot, Xid};
 
+use crate::agent::Reserved;
 use crate::requests::RequestId;
 
 /// Fetches under way: at most one shared fetch per instance, and for each the transactions its snapshot must see.
@@ -38,8 +39,8 @@ pub(crate) struct Flight {
     pub(crate) position: Lsn,
     /// Its result is void: the stream lost its past while it was under way.
     pub(crate) poisoned: bool,
-    /// Bytes set aside for it.
-    pub(crate) reserved: u64,
+    /// What is set aside for it.
+    pub(crate) reserved: Reserved,
     pub(crate) waiters: Vec<RequestId>,
 }
 
@@ -136,10 +137,10 @@ impl Flights {
         (waits || (flight.started_at >= since && !flight.poisoned)).then_some((id, flight))
     }
 
-    /// Notes the bytes that were set aside for a fetch.
-    pub(crate) fn reserve(&mut self, id: u64, bytes: u64) {
+    /// Notes what was set aside for a fetch.
+    pub(crate) fn reserve(&mut self, id: u64, reserved: Reserved) {
         if let Some(flight) = self.flights.get_mut(&id) {
-            flight.reserved = bytes;
+            flight.reserved = reserved;
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use foreshard_protocol::Lsn;
 
-use crate::agent::Ended;
+use crate::agent::{Ended, Reserved};
 use crate::beyond::Verdict;
 use crate::cache::{Cache, Removed};
 use crate::copy::ShardCopy;
@@ -61,6 +61,11 @@ impl EdgeCore {
                 under_way,
             },
         );
+        for (wanted, instance) in flight.instances.iter().zip(&fetched.instances) {
+            if let Ok(instance) = instance {
+                self.agent.costs.text(&wanted.id.shard, instance.bytes());
+            }
+        }
         if flight.poisoned || fetched.instances.len() != flight.instances.len() {
             for waiter in waiters {
                 self.detach(waiter, id);
@@ -103,6 +108,9 @@ impl EdgeCore {
                     if !self.complete(&wanted, &mut copy) {
                         rejected.push(wanted);
                         continue;
+                    }
+                    if flight.ahead_of_demand {
+                        self.refetch.landed(&wanted.text);
                     }
                     self.pin(&waiters, &copy);
                     self.store(&wanted, copy, flight.ahead_of_demand);
@@ -160,7 +168,15 @@ impl EdgeCore {
     /// Asks again for instances whose snapshot lacked a delivered transaction. That ends within milliseconds, unless
     /// the origin waits for a synchronous standby: hence the growing delay.
     fn retry(&mut self, now: Now, instances: Vec<Wanted>, ahead_of_demand: bool, waiters: &[RequestId]) {
-        let attempts = instances.iter().map(|wanted| wanted.attempts).max().unwrap_or_default();
+        let awaited = |wanted: &Wanted| !self.waiting_for(waiters, &wanted.text).is_empty();
+        // What nobody waits for is not asked for again on demand, or a commit that hangs would keep one fetch per instance going long
+        // after its requests are gone.
+        let (instances, others): (Vec<_>, Vec<_>) = instances.into_iter().partition(awaited);
+        if ahead_of_demand {
+            // Back in line, as anything that is to be fetched ahead: there are places and bytes for so much and no more.
+            others.iter().for_each(|wanted| self.refetch.refused(now.mono, &wanted.text));
+        }
+        let Some(attempts) = instances.iter().map(|wanted| wanted.attempts).max() else { return };
         let delay = (1_000 << attempts.min(6)).min(50_000);
         let texts: HashSet<&str> = instances.iter().map(|wanted| &*wanted.text).collect();
         let waiters = waiters.iter().copied().filter(|id| {
@@ -168,10 +184,7 @@ impl EdgeCore {
             pending.is_some_and(|pending| pending.texts.iter().any(|text| texts.contains(&**text)))
         });
         let waiters: Vec<RequestId> = waiters.collect();
-        // Without this, a commit that hangs would keep one fetch per instance going long after its requests are gone.
-        if ahead_of_demand || !waiters.is_empty() {
-            self.launch(now, instances, ahead_of_demand, None, waiters, delay);
-        }
+        self.launch(now, instances, false, None, waiters, delay);
     }
 
     pub(crate) fn launch(
@@ -190,7 +203,7 @@ impl EdgeCore {
             started_at: now.mono + delay,
             position: Lsn::ZERO,
             poisoned: false,
-            reserved: 0,
+            reserved: Reserved::default(),
             waiters,
         });
         if ahead_of_demand {

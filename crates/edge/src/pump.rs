@@ -5,6 +5,7 @@ use std::sync::Arc;
 use foreshard_protocol::InstanceId;
 
 use crate::agenda::Terms;
+use crate::agent::{Admission, Reserved};
 use crate::config::EdgeConfig;
 use crate::core::EdgeCore;
 use crate::flights::Wanted;
@@ -53,9 +54,9 @@ impl EdgeCore {
         self.promote();
     }
 
-    /// The next instances to fetch, and the bytes set aside for them.
-    fn batch(&mut self, now: Now) -> (Vec<Wanted>, u64) {
-        let (mut batch, mut reserved) = (Vec::new(), 0);
+    /// The next instances to fetch, and what is set aside for them.
+    fn batch(&mut self, now: Now) -> (Vec<Wanted>, Reserved) {
+        let (mut batch, mut reserved) = (Vec::new(), Reserved::default());
         while batch.len() < self.config.prefetch_batch
             && let Some(text) = self.agenda.next()
         {
@@ -64,15 +65,17 @@ impl EdgeCore {
             if held || self.flights.has(&text) || self.comes_too_late(now, &text, &id) {
                 continue;
             }
-            let costs = &self.agent.costs;
-            let bytes = costs.bytes_at_most(&id.shard).unwrap_or_else(|| costs.bytes(&id.shard));
-            if !self.agent.affords(now.mono, reserved + bytes) {
+            let (admission, more) = self.agent.admits(now.mono, reserved, &id.shard);
+            if admission == Admission::No {
                 self.agenda.again_or_last(&text);
                 break;
             }
-            reserved += bytes;
+            reserved = more;
             let hot = !self.agenda.wants(&text);
             batch.push(Wanted { hot, ..Wanted::new(id, text) });
+            if admission == Admission::Last {
+                break;
+            }
         }
         (batch, reserved)
     }

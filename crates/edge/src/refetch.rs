@@ -17,6 +17,8 @@ use crate::agent::renewal::{Prospect, Renewal};
 struct Known {
     prospect: Prospect,
     pause: Option<u64>,
+    /// Times in a row that what was read ahead of demand lacked a delivered transaction.
+    refused: u32,
 }
 
 /// What a fetch would be worth.
@@ -63,6 +65,23 @@ impl Refetch {
             self.due.insert((now + pause + jitter, instance.clone()));
         }
         decision
+    }
+
+    /// What was read ahead of demand lacked a delivered transaction: again once that may be visible.
+    pub(crate) fn refused(&mut self, now: u64, instance: &Arc<str>) {
+        let known = self.known.get_or_insert_mut(instance.clone(), Known::default);
+        known.refused += 1;
+        let pause = (1_000 << known.refused.min(6)).min(50_000);
+        if self.due.len() < REMEMBERED.get() {
+            self.due.insert((now + pause, instance.clone()));
+        }
+    }
+
+    /// And now it did not.
+    pub(crate) fn landed(&mut self, instance: &str) {
+        if let Some(known) = self.known.get_mut(instance) {
+            known.refused = 0;
+        }
     }
 
     /// Instances whose pause is over.

@@ -140,3 +140,61 @@ fn what_nobody_waits_for_any_more_is_not_begun() {
     assert_eq!(edge.replies, [(stays, Ok(()))]);
     assert!(edge.orders.is_empty() && edge.gauge("fetches_under_way_demand") == 0.0);
 }
+
+/// Of these instances, for as long as anything takes here.
+fn schedule(instances: Vec<String>) -> Schedule {
+    let entry = ScheduleEntry { function_id: "f".into(), shard_list: instances, confidence: 0.9 };
+    Schedule { id: 1, starts_at: 0, ends_at: i64::MAX / 2, entries: vec![entry] }
+}
+
+/// Prefetches take 80 ms and bring what `size` says of an instance: when and how many bytes arrived, within this time.
+fn prefetched(
+    limit: u64,
+    instances: Vec<String>,
+    size: impl Fn(&str) -> usize,
+    time: u64,
+) -> Vec<(u64, u64)> {
+    let config =
+        EdgeConfig { prefetch_bytes_per_second: limit, prefetch_bytes: 1 << 30, ..EdgeConfig::default() };
+    let mut edge = Edge::new(config, vec![schedule(instances)]);
+    let (mut under_way, mut arrived) = (VecDeque::new(), vec![]);
+    while edge.mono < time {
+        edge.pass(5_000);
+        while under_way.front().is_some_and(|(at, _)| *at <= edge.mono) {
+            let (_, order): (u64, FlightOrder) = under_way.pop_front().unwrap();
+            let sizes: Vec<usize> = order.instances.iter().map(|instance| size(instance)).collect();
+            arrived.push((edge.mono, sizes.iter().sum::<usize>() as u64));
+            edge.land(&order, &sizes);
+        }
+        let due = edge.mono + 80_000;
+        under_way.extend(edge.orders.drain(..).map(|order| (due, order)));
+        assert!(under_way.len() <= EdgeConfig::default().prefetch_concurrency);
+    }
+    arrived
+}
+
+/// The most in any second, and all.
+fn rates(arrived: &[(u64, u64)]) -> (u64, u64) {
+    let within = |end: u64| arrived.iter().filter(move |(at, _)| *at <= end && at + 1_000_000 > end);
+    let second = |(end, _): &(u64, u64)| within(*end).map(|(_, bytes)| bytes).sum();
+    (arrived.iter().map(second).max().unwrap_or(0), arrived.iter().map(|(_, bytes)| bytes).sum())
+}
+
+#[test]
+fn prefetches_keep_to_their_bytes_per_second() {
+    let (limit, time) = (20_000, 20_000_000);
+    let number = |instance: &str| instance.split('=').next_back().unwrap().parse::<usize>().unwrap();
+    let of = |shard: &str, count: usize| (0..count).map(|k| format!("{shard}?k={k}")).collect::<Vec<_>>();
+    for (what, instances, size, largest) in [
+        ("many small ones", of("s", 2_000), (|k| 900 + k % 100) as fn(usize) -> usize, 1_000),
+        ("larger than what an unknown one is taken for", of("s", 2_000), |_| 9_000, 9_000),
+        ("larger than the limit", of("s", 20), |_| 50_000, 50_000),
+        ("now and then much larger", of("s", 2_000), |k| if k % 40 == 39 { 15_000 } else { 300 }, 15_000),
+    ] {
+        let arrived = prefetched(limit, instances, |instance| size(number(instance)), time);
+        let (second, all) = rates(&arrived);
+        assert!(second <= limit + largest, "{what}: {second} bytes in a second");
+        assert!(all <= limit * (time / 1_000_000 + 1) + largest, "{what}: {all} bytes");
+        assert!(all >= limit * (time / 1_000_000) / 2, "{what}: {all} bytes, of what there was");
+    }
+}

@@ -2,6 +2,7 @@ use std::collections::HashMap;
 
 use foreshard_protocol::ShardName;
 
+use super::budget::Expected;
 use super::extreme::Extreme;
 
 /// What fetches cost and copies save, learned from the fetches that were made.
@@ -11,6 +12,9 @@ use super::extreme::Extreme;
 pub(crate) struct Costs {
     shards: HashMap<ShardName, Size>,
     all: Size,
+    /// Text that an instance brings over the link, by shard, and of all.
+    texts: HashMap<ShardName, Most>,
+    all_texts: Most,
     round_trip: Extreme,
     /// Bytes per microsecond.
     bandwidth: Extreme,
@@ -22,6 +26,27 @@ struct Size {
     mean: f64,
     deviation: f64,
     seen: u64,
+}
+
+/// The most that was seen, slowly forgotten.
+#[derive(Clone, Copy, Debug, Default)]
+struct Most {
+    bytes: u64,
+    /// The newest was more than was expected.
+    surprised: bool,
+}
+
+impl Most {
+    fn add(&mut self, bytes: u64) {
+        let expected = self.expected();
+        self.surprised = self.bytes > 0 && bytes > expected;
+        self.bytes = bytes.max(self.bytes - self.bytes.saturating_sub(bytes) / 64);
+    }
+
+    /// Copies grow: a little more than the most there was.
+    fn expected(&self) -> u64 {
+        self.bytes + self.bytes / 4 + 16
+    }
 }
 
 /// Share of the newest value in a mean, once there are enough of them.
@@ -50,6 +75,8 @@ impl Costs {
         Costs {
             shards: HashMap::new(),
             all: Size::default(),
+            texts: HashMap::new(),
+            all_texts: Most::default(),
             round_trip: Extreme::smallest(),
             bandwidth: Extreme::largest(),
         }
@@ -62,6 +89,24 @@ impl Costs {
             size.add(bytes as f64);
         } else if self.shards.len() < MAX_SHARDS {
             self.shards.entry(shard.to_owned()).or_default().add(bytes as f64);
+        }
+    }
+
+    /// An instance of a shard came in with this much text.
+    pub(crate) fn text(&mut self, shard: &str, bytes: u64) {
+        self.all_texts.add(bytes);
+        if let Some(most) = self.texts.get_mut(shard) {
+            most.add(bytes);
+        } else if self.texts.len() < MAX_SHARDS {
+            self.texts.entry(shard.to_owned()).or_default().add(bytes);
+        }
+    }
+
+    /// The text that an instance of this shard will bring. That is not sure before one was seen, nor after one brought more.
+    pub(crate) fn expected_text(&self, shard: &str) -> Expected {
+        match self.texts.get(shard) {
+            Some(most) => Expected { bytes: most.expected(), sure: !most.surprised },
+            None => Expected { bytes: self.all_texts.expected().max(UNKNOWN_BYTES), sure: false },
         }
     }
 
@@ -143,6 +188,20 @@ mod tests {
         assert_eq!(costs.fetch_time(1_000), Some(80_100));
         assert_eq!(costs.fetch_time(2_000_000), Some(280_000));
         assert!((900_000..1_100_000).contains(&costs.bytes("never")), "the mean of all");
+    }
+
+    #[test]
+    fn a_size_is_sure_once_it_was_seen_and_until_it_is_exceeded() {
+        let mut costs = Costs::new();
+        assert_eq!(costs.expected_text("s"), Expected { bytes: UNKNOWN_BYTES, sure: false });
+        costs.text("s", 1_000);
+        assert_eq!(costs.expected_text("s"), Expected { bytes: 1_266, sure: true });
+        costs.text("s", 2_000);
+        assert_eq!(costs.expected_text("s"), Expected { bytes: 2_516, sure: false });
+        costs.text("s", 1_900);
+        assert!(costs.expected_text("s").sure);
+        (0..1_000).for_each(|_| costs.text("s", 100));
+        assert!(costs.expected_text("s").bytes < 300, "what was large once is forgotten");
     }
 
     #[test]

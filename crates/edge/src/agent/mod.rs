@@ -19,6 +19,7 @@ pub use controller::Resources;
 
 use crate::now::Now;
 use budget::Budget;
+pub(crate) use budget::{Admission, Reserved};
 use controller::{Controller, Signal};
 use costs::Costs;
 
@@ -35,10 +36,10 @@ pub(crate) struct Agent {
 pub(crate) struct Ended {
     pub(crate) ahead_of_demand: bool,
     pub(crate) took: u64,
-    /// Of its copies.
+    /// Of its text.
     pub(crate) bytes: u64,
     /// What was set aside for it.
-    pub(crate) reserved: u64,
+    pub(crate) reserved: Reserved,
     /// Prefetches under way when it ended, itself included.
     pub(crate) under_way: usize,
 }
@@ -75,12 +76,13 @@ impl Agent {
         self.controller.heard(now, Signal::Ping { took }, 0);
     }
 
-    /// Whether a prefetch may bring so many bytes more.
-    pub(crate) fn affords(&mut self, now: u64, bytes: u64) -> bool {
-        self.budget.admits(now, bytes)
+    /// Whether a prefetch for which so much is set aside may bring an instance of this shard, too; and what is set aside then.
+    pub(crate) fn admits(&mut self, now: u64, already: Reserved, shard: &str) -> (Admission, Reserved) {
+        let expected = self.costs.expected_text(shard);
+        (self.budget.admits(now, already, expected), already.and(expected))
     }
 
-    pub(crate) fn started(&mut self, reserved: u64) {
+    pub(crate) fn started(&mut self, reserved: Reserved) {
         self.budget.started(reserved);
     }
 
@@ -97,7 +99,7 @@ impl Agent {
         }
     }
 
-    pub(crate) fn failed(&mut self, now: u64, reserved: u64) {
+    pub(crate) fn failed(&mut self, now: u64, reserved: Reserved) {
         self.controller.heard(now, Signal::Failed, 0);
         self.budget.ended(now, reserved, 0);
     }
@@ -133,7 +135,7 @@ mod tests {
     use super::*;
 
     fn ended(ahead_of_demand: bool, took: u64, bytes: u64) -> Ended {
-        Ended { ahead_of_demand, took, bytes, reserved: bytes, under_way: 1 }
+        Ended { ahead_of_demand, took, bytes, reserved: Reserved::default(), under_way: 1 }
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Controller, costs and budget together on a link in simulated time, through step changes of what they can't control.
 
-use super::budget::Budget;
+use super::budget::{Admission, Budget, Expected, Reserved};
 use super::controller::{Controller, Resources, Signal};
 use super::costs::Costs;
 
 const MS: u64 = 1_000;
 const SECOND: u64 = 1_000_000;
 const COPY: u64 = 40_000;
+const EXPECTED: Expected = Expected { bytes: COPY, sure: true };
 const MAX: usize = 16;
 
 /// One fetch on the way.
@@ -73,8 +74,10 @@ impl World {
                 self.controller.heard(self.now, Signal::Ping { took }, 0);
             }
             self.flow();
-            while self.under_way() < self.controller.limit(self.now) && self.budget.admits(self.now, COPY) {
-                self.budget.started(COPY);
+            while self.under_way() < self.controller.limit(self.now)
+                && self.budget.admits(self.now, Reserved::default(), EXPECTED) != Admission::No
+            {
+                self.budget.started(Reserved::default().and(EXPECTED));
                 self.start(false);
             }
         }
@@ -99,7 +102,7 @@ impl World {
                 self.waits.push((now, took));
                 self.controller.heard(now, Signal::Demand { took, expected }, used);
             } else {
-                self.budget.ended(now, COPY, COPY);
+                self.budget.ended(now, Reserved::default().and(EXPECTED), COPY);
                 self.arrivals.push(now);
                 self.controller.heard(now, Signal::Prefetch { took, expected }, used);
             }

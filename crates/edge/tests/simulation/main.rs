@@ -9,6 +9,7 @@ mod checker;
 mod mutant;
 mod network;
 mod origin;
+mod prefetched;
 mod profile;
 mod rows;
 mod shrink;

@@ -8,6 +8,7 @@ use rand::Rng;
 
 use crate::catalog::{FUNCTIONS, function_name, instance, resolve};
 use crate::mutant::Mutant;
+use crate::prefetched::Prefetched;
 use crate::rows;
 use crate::world::{Settling, Slot, Step, World};
 
@@ -366,6 +367,8 @@ impl World {
                 _ => {}
             }
         }
+        let limit = self.profile.config.prefetch_bytes_per_second;
+        self.prefetched.landed(self.now, flight, result.as_deref().ok(), limit)?;
         self.note(|| format!("landed {flight}: {}", if result.is_ok() { "rows" } else { "error" }));
         let moment = self.moment();
         self.core.fetch_done(moment, flight, result.map(|fetched| *fetched));
@@ -387,6 +390,7 @@ impl World {
         self.catalog_loading = false;
         self.asked.clear();
         self.reads.clear();
+        self.prefetched = Prefetched::default();
         self.checker.new_process();
         let pause = self.rng.random_range(1_000..30_000);
         self.after(pause, Step::Connect);

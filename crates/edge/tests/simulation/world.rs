@@ -13,6 +13,7 @@ use crate::catalog::{CatalogOp, Defs};
 use crate::checker::{Asked, Checker, Moment, acknowledgement};
 use crate::mutant::Mutant;
 use crate::origin::{Origin, TxnId};
+use crate::prefetched::Prefetched;
 use crate::profile::Profile;
 use crate::shrink::LeftOut;
 
@@ -109,6 +110,7 @@ pub(crate) struct World {
     pub(crate) checker: Checker,
     /// What functions could read when each fetch was read.
     pub(crate) reads: BTreeMap<FlightId, Defs>,
+    pub(crate) prefetched: Prefetched,
     pub(crate) summary: Summary,
     pub(crate) next_schedule: i64,
     queue: BinaryHeap<Reverse<(u64, u64, u64)>>,
@@ -162,6 +164,7 @@ impl World {
             asked: BTreeMap::new(),
             checker: Checker::default(),
             reads: BTreeMap::new(),
+            prefetched: Prefetched::default(),
             summary: Summary::default(),
             next_schedule: 1,
             queue: BinaryHeap::new(),
@@ -324,6 +327,9 @@ impl World {
                 Action::Fetch(order) => {
                     let texts: Vec<String> = order.instances.iter().map(|text| text.to_string()).collect();
                     self.note(|| format!("fetch {} of {texts:?} after {}", order.id, order.delay));
+                    if order.ahead_of_demand {
+                        self.prefetched.started(order.id);
+                    }
                     let way = order.delay + self.way();
                     self.after(way, Step::FetchRead(order.id, texts, order.prove));
                 }
@@ -435,8 +441,7 @@ impl World {
                 "unseen_bytes" => config.unseen_bytes,
                 "delta_buffer_bytes" => config.delta_buffer,
                 "fetches_under_way_demand" => config.fetch_concurrency,
-                // A fetch that is tried again keeps its place.
-                "fetches_under_way_prefetch" => config.prefetch_concurrency * 2,
+                "fetches_under_way_prefetch" => config.prefetch_concurrency,
                 _ => return false,
             };
             *value > limit as f64
