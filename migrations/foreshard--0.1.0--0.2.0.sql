@@ -188,6 +188,9 @@ SELECT pg_catalog.pg_extension_config_dump('foreshard.hint_id_seq', '');
 ALTER TABLE foreshard.schedules ADD publisher text NOT NULL DEFAULT 'foreshard plan';
 ALTER TABLE foreshard.schedules ALTER publisher SET DEFAULT current_setting('application_name');
 
+-- Predicates are parsed with the rights of whoever defined them.
+DROP FUNCTION foreshard.compile_predicate(oid, text);
+
 -- xtask: functions, views, triggers and comments of sql/ follow
 
 -- PUBLIC loses what is new. Not REVOKE ON ALL: it would take rights that people gave for the extension's own.

@@ -51,24 +51,24 @@ CREATE FUNCTION foreshard.cron_fault(cron text) RETURNS text
     AS 'MODULE_PATHNAME', 'cron_fault_wrapper';
 COMMENT ON FUNCTION foreshard.cron_fault(text) IS 'what is wrong with a cron expression of a hint; NULL if nothing is';
 
-CREATE FUNCTION foreshard.compile_predicate(source oid, predicate text)
+CREATE FUNCTION foreshard.compile_predicate(source oid, predicate text, role oid)
     RETURNS TABLE (tree text, canonical text, attnums int2[])
     LANGUAGE c VOLATILE STRICT SET search_path = pg_catalog, pg_temp
-    AS 'MODULE_PATHNAME', 'compile_predicate_wrapper';
-COMMENT ON FUNCTION foreshard.compile_predicate(oid, text) IS
-    'parses and checks a shard predicate: its expression tree, its text as PostgreSQL would write it, and the columns it reads';
+    AS 'MODULE_PATHNAME', 'compile_predicate_as_wrapper';
+COMMENT ON FUNCTION foreshard.compile_predicate(oid, text, oid) IS
+    'parses and checks a shard predicate with the rights of the shard''s owner: its expression tree, its text as PostgreSQL would write it, and the columns it reads';
 
 CREATE FUNCTION foreshard.predicate_text(source oid, tree text) RETURNS text
     LANGUAGE c STABLE STRICT SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'predicate_text_wrapper';
 COMMENT ON FUNCTION foreshard.predicate_text(oid, text) IS 'a shard predicate with the column names of now';
 
-CREATE FUNCTION foreshard.compile_query(query text, types oid[])
+CREATE FUNCTION foreshard.compile_query(query text, types oid[], role oid)
     RETURNS TABLE (tree text, source oid, key_attnums int2[], predicate text, predicate_tree text, read_attnums int2[])
     LANGUAGE c VOLATILE STRICT SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'compile_query_wrapper';
-COMMENT ON FUNCTION foreshard.compile_query(text, oid[]) IS
-    'parses and checks a shard''s query: its tree, and a row for each place where it reads a table';
+COMMENT ON FUNCTION foreshard.compile_query(text, oid[], oid) IS
+    'parses and checks a shard''s query with the rights of the shard''s owner: its tree, and a row for each place where it reads a table';
 
 CREATE FUNCTION foreshard.query_text(tree text) RETURNS text
     LANGUAGE c STABLE STRICT SET search_path = pg_catalog, pg_temp

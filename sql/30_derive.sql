@@ -34,7 +34,7 @@ CREATE FUNCTION foreshard.shard_derive() RETURNS trigger
             NEW.defect := format('a column of shard %I is missing from %s', NEW.name, NEW.source);
         ELSIF NEW.predicate IS NOT NULL THEN
             SELECT p.tree, p.canonical INTO STRICT NEW.predicate_tree, NEW.predicate
-            FROM foreshard.compile_predicate(NEW.source, NEW.predicate) AS p;
+            FROM foreshard.compile_predicate(NEW.source, NEW.predicate, NEW.owner) AS p;
         END IF;
         RETURN NEW;
     EXCEPTION WHEN OTHERS THEN

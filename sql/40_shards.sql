@@ -168,7 +168,7 @@ CREATE FUNCTION foreshard.check_definition(owner regrole, source regclass, predi
         needed := needed || foreshard.primary_key(source);
         IF predicate IS NOT NULL THEN
             SELECT p.canonical, needed || p.attnums INTO STRICT canonical, needed
-            FROM foreshard.compile_predicate(source, predicate) AS p;
+            FROM foreshard.compile_predicate(source, predicate, owner) AS p;
         END IF;
         PERFORM foreshard.check_select(owner, source, needed);
         RETURN canonical;

@@ -28,7 +28,8 @@ CREATE FUNCTION foreshard.query_derive() RETURNS trigger
         BEGIN
             NEW.query_tree := NULL;
             DELETE FROM foreshard.shard_source d WHERE d.shard = NEW.shard;
-            FOR found IN SELECT * FROM foreshard.compile_query(NEW.query, NEW.param_types::oid[])
+            FOR found IN SELECT * FROM foreshard.compile_query(NEW.query, NEW.param_types::oid[],
+                (SELECT s.owner FROM foreshard.shard s WHERE s.name = NEW.shard))
             LOOP
                 PERFORM foreshard.check_source(found.source);
                 -- A row so large would be moved out of the table; see 10_tables.sql.
@@ -124,7 +125,7 @@ CREATE FUNCTION foreshard.define_query(caller regrole, name text, tree text, typ
             RAISE EXCEPTION 'must be owner of shard %', quote_ident(name) USING ERRCODE = 'insufficient_privilege';
         END IF;
         -- For its errors, which are the caller's to see; the trigger would only note them.
-        FOR source IN SELECT DISTINCT c.source FROM foreshard.compile_query(query, types) c
+        FOR source IN SELECT DISTINCT c.source FROM foreshard.compile_query(query, types, caller) c
         LOOP
             PERFORM foreshard.check_source(source);
         END LOOP;

@@ -34,7 +34,7 @@ CREATE FUNCTION foreshard.follow_table(altered oid) RETURNS void
                     IF shard.predicate_tree IS NOT NULL THEN
                         new_predicate := foreshard.predicate_text(altered, shard.predicate_tree);
                     END IF;
-                    SELECT p.tree INTO STRICT new_tree FROM foreshard.compile_predicate(altered, new_predicate) AS p;
+                    SELECT p.tree INTO STRICT new_tree FROM foreshard.compile_predicate(altered, new_predicate, shard.owner) AS p;
                 EXCEPTION WHEN OTHERS THEN
                     -- The trigger on the table finds the same and keeps it as the shard's defect.
                     new_predicate := shard.predicate;
@@ -83,7 +83,7 @@ CREATE FUNCTION foreshard.follow_query(followed text) RETURNS void
         renamed := kept.query;
         BEGIN
             renamed := coalesce(foreshard.query_text(kept.query_tree), kept.query);
-            PERFORM foreshard.compile_query(renamed, kept.param_types::oid[]);
+            PERFORM foreshard.compile_query(renamed, kept.param_types::oid[], (SELECT s.owner FROM foreshard.shard s WHERE s.name = followed));
         EXCEPTION WHEN OTHERS THEN
             -- A table or column is gone, or of another type. The text as it was may fit again; the trigger finds out.
             renamed := kept.query;
@@ -111,13 +111,15 @@ CREATE FUNCTION foreshard.follow_ddl() RETURNS event_trigger
             -- Schemas, types and labels of enums are named in predicates.
             UNION SELECT s.source::oid FROM foreshard.shard s JOIN pg_class c ON c.oid = s.source
                 WHERE tg_tag IN ('ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN') AND s.predicate IS NOT NULL
+                -- A dump restores rights last, after definitions that are parsed with them.
+                OR tg_tag = 'GRANT' AND s.defect IS NOT NULL
         LOOP
             PERFORM foreshard.take_over(altered);
             PERFORM foreshard.follow_table(altered);
         END LOOP;
         -- Schemas and types are named in any query.
         FOR followed IN SELECT q.shard FROM foreshard.shard_query q JOIN foreshard.shard s ON s.name = q.shard
-            WHERE tg_tag IN ('ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN') OR EXISTS (
+            WHERE tg_tag IN ('ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN') OR tg_tag = 'GRANT' AND s.defect IS NOT NULL OR EXISTS (
                 SELECT FROM foreshard.shard_source d, pg_event_trigger_ddl_commands() c
                 WHERE d.shard = q.shard AND c.classid = 'pg_class'::regclass
                     AND (d.source = c.objid OR d.source IN (SELECT t.relid FROM pg_partition_tree(c.objid) t) OR d.source_name = foreshard.qualified_name(c.objid)))
@@ -131,8 +133,8 @@ CREATE FUNCTION foreshard.follow_ddl() RETURNS event_trigger
         RAISE WARNING 'a shard definition could not follow: %', SQLERRM;
     END
     $$;
-COMMENT ON FUNCTION foreshard.follow_ddl() IS 'called after tables were made or altered, and after schemas and types were altered';
+COMMENT ON FUNCTION foreshard.follow_ddl() IS 'called after tables were made or altered, after schemas and types were altered, and after rights were granted';
 CREATE EVENT TRIGGER foreshard_follow_ddl ON ddl_command_end 
-    WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN')
+    WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN', 'GRANT')
     EXECUTE FUNCTION foreshard.follow_ddl();
 COMMENT ON EVENT TRIGGER foreshard_follow_ddl IS 'keeps shard definitions in step with their tables';

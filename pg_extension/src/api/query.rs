@@ -5,6 +5,7 @@ use pgrx::PgSqlErrorCode;
 use pgrx::prelude::*;
 
 use crate::catalog::{Dependency, fail};
+use crate::pg::identity::Acting;
 use crate::pg::query::{self, Stored};
 use crate::pg::relation::{Shape, with_partitions};
 use crate::pg::rows::{check_readable, quoted};
@@ -27,12 +28,13 @@ pub(crate) fn caller_query(text: &str, parameters: usize) -> (String, Vec<Oid>) 
     (compiled.tree, compiled.types)
 }
 
-/// The tree of a query with known parameter types, and what it depends on, one row each.
+/// The tree of a query with known parameter types, and what it depends on, one row each. Everything is done as `role`.
 #[expect(clippy::type_complexity, reason = "the columns as the extension's script declares them")]
 #[pg_extern(sql = false)]
 fn compile_query(
     query: &str,
     types: Vec<Oid>,
+    role: Oid,
 ) -> TableIterator<
     'static,
     (
@@ -44,15 +46,17 @@ fn compile_query(
         name!(read_attnums, Option<Vec<i16>>),
     ),
 > {
+    let _acting = Acting::as_definer(role);
     let compiled = query::compile(query, types.len(), Some(&types));
     let tree = compiled.tree;
-    TableIterator::new(compiled.dependencies.into_iter().map(move |found| {
+    let row = |found: crate::query::Dependency| {
         let source = Oid::from(found.table);
         let predicate_tree = predicate::conjunction(&found.predicates);
         let predicate = predicate_tree.as_deref().map(|tree| predicate::text(source, tree));
         let read = compiled.columns.get(&found.table).cloned();
         (tree.clone(), source, found.key, predicate, predicate_tree, read)
-    }))
+    };
+    TableIterator::new(compiled.dependencies.into_iter().map(row).collect::<Vec<_>>())
 }
 
 /// A stored query with the names of now.

@@ -2,9 +2,13 @@
 
 use std::ffi::c_int;
 
-use pgrx::pg_sys;
+use pgrx::{PgSqlErrorCode, pg_sys};
 
 use super::Oid;
+use crate::catalog::fail;
+
+/// A role of PostgreSQL's own that may do next to nothing, on every release.
+pub(crate) const POWERLESS: Oid = Oid::from_u32(pg_sys::ROLE_PG_CHECKPOINT);
 
 /// The role whose rights apply to the running statement.
 pub(crate) fn current_role() -> Oid {
@@ -44,24 +48,47 @@ pub(crate) fn role_exists(role: Oid) -> bool {
 pub(crate) struct Acting {
     role: Oid,
     context: c_int,
+    /// The nest level of the settings, where those of now must come back.
+    settings: Option<c_int>,
 }
 
 impl Acting {
-    /// Acts as `role` until dropped.
+    /// Acts as `role` until dropped. Settings that its code changes meanwhile, for the session too, come back as well: with a search path
+    /// of its own it would choose what the caller runs next.
     pub(crate) fn as_role(role: Oid) -> Self {
-        let mut saved = Acting { role: Oid::INVALID, context: 0 };
-        // SAFETY: both pointers are to locals; the role is set back by Drop, or by the end of the transaction.
+        let mut saved = Acting { role: Oid::INVALID, context: 0, settings: None };
+        // SAFETY: both pointers are to locals; role and settings are set back by Drop, or by the end of the (sub)transaction.
         unsafe {
             pg_sys::GetUserIdAndSecContext(&raw mut saved.role, &raw mut saved.context);
+            saved.settings = Some(pg_sys::NewGUCNestLevel());
             let restricted = pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION;
             pg_sys::SetUserIdAndSecContext(role, saved.context | restricted as c_int);
         }
         saved
     }
 
+    /// Acts as the owner of a shard, for whoever may do so anyway: reading a constant runs code of its type's maker.
+    pub(crate) fn as_definer(role: Oid) -> Self {
+        if !role_exists(role) {
+            fail(
+                PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+                "the role that defined the shard is gone",
+                "Redefine the shard with or_replace => true, or drop it.",
+            );
+        }
+        if !may_act_as(current_role(), Some(role)) {
+            fail(
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+                "definitions of another role can't be compiled",
+                "Only a member of that role can.",
+            );
+        }
+        Self::as_role(role)
+    }
+
     /// Acts as `role`, but without the restrictions: for statements of our own that change roles' rights.
     pub(crate) fn as_owner(role: Oid) -> Self {
-        let mut saved = Acting { role: Oid::INVALID, context: 0 };
+        let mut saved = Acting { role: Oid::INVALID, context: 0, settings: None };
         // SAFETY: as above.
         unsafe {
             pg_sys::GetUserIdAndSecContext(&raw mut saved.role, &raw mut saved.context);
@@ -74,7 +101,12 @@ impl Acting {
 
 impl Drop for Acting {
     fn drop(&mut self) {
-        // SAFETY: sets back what `as_role` read.
-        unsafe { pg_sys::SetUserIdAndSecContext(self.role, self.context) }
+        // SAFETY: sets back what `as_role` read. After an ERROR the end of the (sub)transaction sets the settings back.
+        unsafe {
+            if let Some(level) = self.settings.filter(|_| !std::thread::panicking()) {
+                pg_sys::AtEOXact_GUC(false, level);
+            }
+            pg_sys::SetUserIdAndSecContext(self.role, self.context);
+        }
     }
 }

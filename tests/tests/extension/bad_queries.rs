@@ -315,7 +315,7 @@ async fn nobody_else_s_operators_casts_or_tables_get_into_a_query() -> Result<()
     for call in [
         "SELECT foreshard.create_query_shard('e', 'SELECT s FROM public.t')",
         "SELECT foreshard.define_query('postgres', 'e', '', '{}', '{}', false, false)",
-        "SELECT foreshard.compile_query('SELECT s FROM public.t', '{}')",
+        "SELECT foreshard.compile_query('SELECT s FROM public.t', '{}', 'postgres'::regrole)",
         "SELECT * FROM foreshard.shard_source",
     ] {
         assert_eq!(*error_of(&evil, call).await?.code(), S::INSUFFICIENT_PRIVILEGE, "{call}");

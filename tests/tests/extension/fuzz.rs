@@ -12,8 +12,9 @@ use crate::origin::Origin;
 
 const TABLES: &str = "
     CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE DOMAIN positive AS int CHECK (value > 0);
+    CREATE TYPE pair AS (p positive, s text); CREATE TYPE span AS RANGE (subtype = positive);
     CREATE TABLE t (i int, b bigint, n numeric, f float8, s text, c char(5), d date, ts timestamptz, iv interval, j jsonb, a int[],
-        m mood, p positive, u uuid, o boolean, r int4range, \"Q x\" text COLLATE \"C\", by bytea);
+        m mood, p positive, u uuid, o boolean, r int4range, \"Q x\" text COLLATE \"C\", by bytea, pr pair, ps positive[], sp span);
     CREATE TABLE u (LIKE t);
     INSERT INTO t (i, b, n, f, s, c, d, ts, iv, j, a, m, p, o, r, \"Q x\") VALUES
         (0, 1, 0, 0, '', 'x', '2024-01-01', 'infinity', '1 day', '{\"a\": [1, null]}', '{1,NULL}', 'ok', 1, true, '[1,5)', 'é'),
@@ -22,12 +23,12 @@ const TABLES: &str = "
     INSERT INTO u SELECT * FROM t; ALTER TABLE t REPLICA IDENTITY FULL;
     SELECT foreshard.create_shard('anchor', 't');";
 
-const COLUMNS: [&str; 20] = [
+const COLUMNS: [&str; 23] = [
     "i", "b", "n", "f", "s", "c", "d", "ts", "iv", "j", "a", "m", "p", "u", "o", "r", "\"Q x\"", "by", "t",
-    "t.*",
+    "t.*", "pr", "ps", "sp",
 ];
 
-const CONSTANTS: [&str; 20] = [
+const CONSTANTS: [&str; 26] = [
     "0",
     "1",
     "-1",
@@ -48,6 +49,12 @@ const CONSTANTS: [&str; 20] = [
     "'\\xff'::bytea",
     "interval '1 mon'",
     "E'\\u00e9'",
+    "'(1,x)'::public.pair",
+    "'(-1,x)'::public.pair",
+    "'{1,2}'::public.positive[]",
+    "'{0}'::public.positive[]",
+    "'[1,5)'::public.span",
+    "ROW(1, 'x')::public.pair",
 ];
 
 const OPERATORS: [&str; 24] = [

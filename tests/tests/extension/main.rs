@@ -7,6 +7,7 @@ mod bad_queries;
 mod changes;
 mod ddl;
 mod decoding;
+mod definers;
 mod deltas;
 mod differential;
 mod errors;
