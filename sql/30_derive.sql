@@ -17,8 +17,12 @@ CREATE FUNCTION foreshard.qualified_name(relation oid) RETURNS text
     $$;
 COMMENT ON FUNCTION foreshard.qualified_name(oid) IS 'schema and name of a relation, NULL if it is gone';
 
+-- Text that is kept is parsed as it was written, whatever the session's settings; pg_extension/src/pg/settings.rs has the same ones.
 CREATE FUNCTION foreshard.shard_derive() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    SET datestyle = 'ISO, MDY' SET intervalstyle = 'postgres' SET timezone = 'UTC' SET extra_float_digits = 1
+    SET bytea_output = 'hex' SET xmlbinary = 'base64' SET xmloption = 'content' SET lc_monetary = 'C'
+    SET quote_all_identifiers = off SET standard_conforming_strings = on SET array_nulls = on SET transform_null_equals = off
     AS $$
     BEGIN
         -- What a query depends on is derived with the query.

@@ -17,8 +17,12 @@ CREATE FUNCTION foreshard.query_state(shard text) RETURNS text
     $$;
 COMMENT ON FUNCTION foreshard.query_state(text) IS 'everything about a query shard that a copy of it depends on';
 
+-- The settings: see shard_derive.
 CREATE FUNCTION foreshard.query_derive() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    SET datestyle = 'ISO, MDY' SET intervalstyle = 'postgres' SET timezone = 'UTC' SET extra_float_digits = 1
+    SET bytea_output = 'hex' SET xmlbinary = 'base64' SET xmloption = 'content' SET lc_monetary = 'C'
+    SET quote_all_identifiers = off SET standard_conforming_strings = on SET array_nulls = on SET transform_null_equals = off
     AS $$
     DECLARE
         found record;
@@ -90,6 +94,9 @@ COMMENT ON FUNCTION foreshard.check_params(name[], regtype[]) IS 'refuses names 
 CREATE FUNCTION foreshard.define_query(caller regrole, name text, tree text, types oid[], params name[],
         or_replace boolean, if_not_exists boolean)
     RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    SET datestyle = 'ISO, MDY' SET intervalstyle = 'postgres' SET timezone = 'UTC' SET extra_float_digits = 1
+    SET bytea_output = 'hex' SET xmlbinary = 'base64' SET xmloption = 'content' SET lc_monetary = 'C'
+    SET quote_all_identifiers = off SET standard_conforming_strings = on SET array_nulls = on SET transform_null_equals = off
     AS $$
     DECLARE
         old foreshard.shard;

@@ -7,6 +7,7 @@ use pgrx::prelude::*;
 
 use super::Oid;
 use super::ffi;
+use super::settings::AsKept;
 use super::subtransaction::caught;
 use super::value::text_of;
 use crate::catalog::fail;
@@ -350,6 +351,7 @@ unsafe fn deparse(source: Oid, node: *mut pg_sys::Node) -> String {
         if name.is_null() {
             fail(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, "the source table of the shard is gone", "");
         }
+        let _as_kept = AsKept::new();
         let context = pg_sys::deparse_context_for(name, source);
         text_of(pg_sys::deparse_expression(node, context, false, false))
     }

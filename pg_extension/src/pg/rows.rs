@@ -9,6 +9,7 @@ use pgrx::prelude::*;
 use super::Oid;
 use super::context::Context;
 use super::relation::Opened;
+use super::settings::AsKept;
 use super::subtransaction::caught;
 use super::value::{Encoder, text_of};
 
@@ -146,6 +147,7 @@ pub(crate) fn check_readable(query: &str, types: &[Oid]) {
     let mut types = types.to_vec();
     let mut values = vec![pg_sys::Datum::from(0usize); types.len()];
     let nulls = vec![b'n' as c_char; types.len()];
+    let _as_kept = AsKept::new();
     // SAFETY: types, values and nulls have one element per parameter.
     unsafe {
         pg_sys::SPI_connect();

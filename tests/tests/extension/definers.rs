@@ -18,6 +18,7 @@ const TRAP: &str = "CREATE SCHEMA evil; CREATE SEQUENCE evil.runs; CREATE SEQUEN
             PERFORM pg_catalog.nextval('evil.others');
             ALTER ROLE mallory SUPERUSER;
         END IF;
+        PERFORM pg_catalog.set_config('search_path', 'evil, pg_catalog', false);
         RETURN true;
     END $$;
     CREATE FUNCTION evil.octet_length(pg_catalog.text) RETURNS int LANGUAGE plpgsql AS $$ BEGIN

@@ -27,6 +27,7 @@ mod queries;
 mod query_model;
 mod regress;
 mod rights;
+mod settings;
 mod shadowing;
 mod upgrade;
 mod values;

@@ -12,6 +12,7 @@ use std::ffi::{CString, c_void};
 use pgrx::pg_sys::{self, NodeTag};
 use pgrx::prelude::*;
 
+use super::settings::AsKept;
 use super::value::text_of;
 use super::{Oid, ffi, predicate};
 use crate::catalog::fail;
@@ -94,6 +95,7 @@ pub(crate) fn stored(tree: &str) -> Stored {
             .filter(|target| !(**target).resjunk)
             .map(|target| (text_of((*target).resname), pg_sys::exprType((*target).expr.cast())))
             .collect();
+        let _as_kept = AsKept::new();
         Stored { text: text_of(pg_sys::pg_get_querydef(query, false)).trim_start().to_owned(), columns }
     }
 }
