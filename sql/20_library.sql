@@ -63,6 +63,12 @@ CREATE FUNCTION foreshard.predicate_text(source oid, tree text) RETURNS text
     AS 'MODULE_PATHNAME', 'predicate_text_wrapper';
 COMMENT ON FUNCTION foreshard.predicate_text(oid, text) IS 'a shard predicate with the column names of now';
 
+CREATE FUNCTION foreshard.tree_again(tree text) RETURNS text
+    LANGUAGE c STABLE STRICT SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'tree_again_wrapper';
+COMMENT ON FUNCTION foreshard.tree_again(text) IS
+    'the tree of a predicate or query, read and written: the same, but for places in the text, unless it is of another major version';
+
 CREATE FUNCTION foreshard.compile_query(query text, types oid[], role oid)
     RETURNS TABLE (tree text, source oid, key_attnums int2[], predicate text, predicate_tree text, read_attnums int2[])
     LANGUAGE c VOLATILE STRICT SET search_path = pg_catalog, pg_temp

@@ -41,7 +41,9 @@ CREATE FUNCTION foreshard.shard_derive() RETURNS trigger
             FROM foreshard.compile_predicate(NEW.source, NEW.predicate, NEW.owner) AS p;
         END IF;
         RETURN NEW;
-    EXCEPTION WHEN OTHERS THEN
+    EXCEPTION WHEN lock_not_available OR deadlock_detected OR serialization_failure THEN
+        RAISE;
+    WHEN OTHERS THEN
         -- One definition that no longer fits must not keep a dump with a hundred others from being restored.
         NEW.defect := left(SQLERRM, 500);
         NEW.predicate_tree := NULL;
@@ -50,6 +52,7 @@ CREATE FUNCTION foreshard.shard_derive() RETURNS trigger
     $$;
 CREATE TRIGGER derive BEFORE INSERT OR UPDATE ON foreshard.shard
     FOR EACH ROW EXECUTE FUNCTION foreshard.shard_derive();
+ALTER TABLE foreshard.shard ENABLE ALWAYS TRIGGER derive;
 
 CREATE FUNCTION foreshard.slot_name_of(edge text) RETURNS text
     LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp

@@ -208,8 +208,9 @@ CREATE FUNCTION foreshard.define_shard(caller regrole, name text, source regclas
         IF EXISTS (SELECT FROM pg_class c WHERE c.oid = source AND c.relkind IN ('r', 'p')) THEN
             EXECUTE format('LOCK TABLE ONLY %s IN ACCESS SHARE MODE', source);
         END IF;
-        -- Definitions change one after the other; readers, writers of data and decoding are not held up.
-        LOCK TABLE foreshard.shard IN SHARE ROW EXCLUSIVE MODE;
+        -- Definitions change one after the other. Readers, writers of data and decoding are not held up, nor is the event trigger, which
+        -- brings the shards of a table that is altered up to date: that table is locked against whoever defines on it.
+        LOCK TABLE foreshard.shard IN SHARE UPDATE EXCLUSIVE MODE;
         SELECT * INTO old FROM foreshard.shard s WHERE s.name = define_shard.name;
         IF FOUND AND if_not_exists THEN
             RAISE NOTICE 'shard % already exists, skipping', quote_ident(name);
@@ -266,7 +267,7 @@ CREATE FUNCTION foreshard.remove_shard(caller regrole, name text, if_exists bool
         IF name IS NULL OR if_exists IS NULL THEN
             RAISE EXCEPTION 'name and if_exists must not be NULL' USING ERRCODE = 'null_value_not_allowed';
         END IF;
-        LOCK TABLE foreshard.shard IN SHARE ROW EXCLUSIVE MODE;
+        LOCK TABLE foreshard.shard IN SHARE UPDATE EXCLUSIVE MODE;
         SELECT * INTO old FROM foreshard.shard s WHERE s.name = remove_shard.name;
         IF NOT FOUND THEN
             IF if_exists THEN

@@ -48,7 +48,9 @@ CREATE FUNCTION foreshard.query_derive() RETURNS trigger
                     VALUES (NEW.shard, at, found.source, foreshard.qualified_name(found.source), found.key_attnums,
                         found.predicate, found.predicate_tree, found.read_attnums);
             END LOOP;
-        EXCEPTION WHEN OTHERS THEN
+        EXCEPTION WHEN lock_not_available OR deadlock_detected OR serialization_failure THEN
+            RAISE;
+        WHEN OTHERS THEN
             -- As with predicates: what no longer fits is kept, with the reason. What was derived before stays in force.
             problem := left(SQLERRM, 500);
             NEW.query_tree := CASE TG_OP WHEN 'UPDATE' THEN OLD.query_tree END;
@@ -59,6 +61,7 @@ CREATE FUNCTION foreshard.query_derive() RETURNS trigger
     $$;
 CREATE TRIGGER derive BEFORE INSERT OR UPDATE ON foreshard.shard_query
     FOR EACH ROW EXECUTE FUNCTION foreshard.query_derive();
+ALTER TABLE foreshard.shard_query ENABLE ALWAYS TRIGGER derive;
 
 CREATE FUNCTION foreshard.check_params(params name[], types regtype[]) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -120,7 +123,7 @@ CREATE FUNCTION foreshard.define_query(caller regrole, name text, tree text, typ
         query := foreshard.query_text(tree);
 
         -- The tables are locked already: the query was analysed. See define_shard for the rest.
-        LOCK TABLE foreshard.shard IN SHARE ROW EXCLUSIVE MODE;
+        LOCK TABLE foreshard.shard IN SHARE UPDATE EXCLUSIVE MODE;
         SELECT * INTO old FROM foreshard.shard s WHERE s.name = define_query.name;
         IF FOUND AND if_not_exists THEN
             RAISE NOTICE 'shard % already exists, skipping', quote_ident(name);

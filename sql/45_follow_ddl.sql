@@ -20,9 +20,11 @@ CREATE FUNCTION foreshard.follow_table(altered oid) RETURNS void
         new_predicate text;
         new_tree text;
     BEGIN
-        -- The name alone is no other definition: the generation stays.
-        UPDATE foreshard.shard s SET source_name = foreshard.qualified_name(altered)
-            WHERE s.source = altered AND s.source_name IS DISTINCT FROM foreshard.qualified_name(altered);
+        -- The name alone is no other definition: the generation stays. Looked for first: an UPDATE of nothing takes a lock as well.
+        IF EXISTS (SELECT FROM foreshard.shard s WHERE s.source = altered AND s.source_name IS DISTINCT FROM foreshard.qualified_name(altered)) THEN
+            UPDATE foreshard.shard s SET source_name = foreshard.qualified_name(altered)
+                WHERE s.source = altered AND s.source_name IS DISTINCT FROM foreshard.qualified_name(altered);
+        END IF;
         FOR shard IN SELECT * FROM foreshard.shard s WHERE s.source = altered
         LOOP
             new_key := coalesce(foreshard.names_of(altered, shard.key_attnums, shard.key), shard.key);
@@ -35,7 +37,9 @@ CREATE FUNCTION foreshard.follow_table(altered oid) RETURNS void
                         new_predicate := foreshard.predicate_text(altered, shard.predicate_tree);
                     END IF;
                     SELECT p.tree INTO STRICT new_tree FROM foreshard.compile_predicate(altered, new_predicate, shard.owner) AS p;
-                EXCEPTION WHEN OTHERS THEN
+                EXCEPTION WHEN lock_not_available OR deadlock_detected OR serialization_failure THEN
+                    RAISE;
+                WHEN OTHERS THEN
                     -- The trigger on the table finds the same and keeps it as the shard's defect.
                     new_predicate := shard.predicate;
                 END;
@@ -43,8 +47,9 @@ CREATE FUNCTION foreshard.follow_table(altered oid) RETURNS void
             CONTINUE WHEN (new_key, new_columns, new_predicate, new_tree,
                     foreshard.attnums_of(altered, new_key), foreshard.attnums_of(altered, new_columns)) IS NOT DISTINCT FROM
                 (shard.key, shard.columns, shard.predicate, shard.predicate_tree, shard.key_attnums, shard.column_attnums);
+            -- Somebody may just have given it to another table.
             UPDATE foreshard.shard s SET key = new_key, columns = new_columns, predicate = new_predicate, generation = DEFAULT
-                WHERE s.name = shard.name;
+                WHERE s.name = shard.name AND s.source = altered;
         END LOOP;
     END
     $$;
@@ -61,8 +66,10 @@ CREATE FUNCTION foreshard.take_over(made oid) RETURNS void
         LOOP
             BEGIN
                 PERFORM foreshard.check_definition(shard.owner, made, shard.predicate, shard.key, shard.columns);
-                UPDATE foreshard.shard s SET source = made, generation = DEFAULT WHERE s.name = shard.name;
-            EXCEPTION WHEN OTHERS THEN
+                UPDATE foreshard.shard s SET source = made, generation = DEFAULT WHERE s.name = shard.name AND s.source = shard.source;
+            EXCEPTION WHEN lock_not_available OR deadlock_detected OR serialization_failure THEN
+                RAISE;
+            WHEN OTHERS THEN
                 RAISE WARNING 'shard % does not fit the new table %: %', quote_ident(shard.name), made::regclass, SQLERRM
                     USING HINT = 'Redefine it with foreshard.create_shard(…, or_replace => true), or drop it.';
             END;
@@ -84,7 +91,9 @@ CREATE FUNCTION foreshard.follow_query(followed text) RETURNS void
         BEGIN
             renamed := coalesce(foreshard.query_text(kept.query_tree), kept.query);
             PERFORM foreshard.compile_query(renamed, kept.param_types::oid[], (SELECT s.owner FROM foreshard.shard s WHERE s.name = followed));
-        EXCEPTION WHEN OTHERS THEN
+        EXCEPTION WHEN lock_not_available OR deadlock_detected OR serialization_failure THEN
+            RAISE;
+        WHEN OTHERS THEN
             -- A table or column is gone, or of another type. The text as it was may fit again; the trigger finds out.
             renamed := kept.query;
         END;
@@ -106,6 +115,10 @@ CREATE FUNCTION foreshard.follow_ddl() RETURNS event_trigger
         altered oid;
         followed text;
     BEGIN
+        -- Whoever defines with a schema or type does not lock it, as he does tables.
+        IF tg_tag IN ('ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN') THEN
+            LOCK TABLE foreshard.shard IN SHARE UPDATE EXCLUSIVE MODE;
+        END IF;
         -- What is done to the columns of a table is done to its partitions as well.
         FOR altered IN SELECT r.oid FROM pg_event_trigger_ddl_commands() c,
                 LATERAL (SELECT c.objid UNION SELECT t.relid FROM pg_partition_tree(c.objid) t) AS r(oid)
@@ -131,8 +144,11 @@ CREATE FUNCTION foreshard.follow_ddl() RETURNS event_trigger
         LOOP
             PERFORM foreshard.follow_query(followed);
         END LOOP;
-    EXCEPTION WHEN OTHERS THEN
-        -- Nobody's ALTER TABLE fails because of a shard. The stream invalidates it in any case.
+    EXCEPTION WHEN lock_not_available OR deadlock_detected OR serialization_failure THEN
+        RAISE;
+    WHEN OTHERS THEN
+        -- Nobody's ALTER TABLE fails because of a shard, but for a wait that ended in nothing, after which it can be repeated. The stream
+        -- invalidates the shard in any case.
         RAISE WARNING 'a shard definition could not follow: %', SQLERRM;
     END
     $$;
@@ -140,4 +156,6 @@ COMMENT ON FUNCTION foreshard.follow_ddl() IS 'called after tables were made or 
 CREATE EVENT TRIGGER foreshard_follow_ddl ON ddl_command_end 
     WHEN TAG IN ('ALTER TABLE', 'CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN', 'GRANT')
     EXECUTE FUNCTION foreshard.follow_ddl();
+-- Also for those who alter tables as a replica: definitions are not replicated.
+ALTER EVENT TRIGGER foreshard_follow_ddl ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER foreshard_follow_ddl IS 'keeps shard definitions in step with their tables';

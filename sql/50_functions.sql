@@ -17,7 +17,7 @@ CREATE FUNCTION foreshard.map_function(function_id text, shards text[]) RETURNS 
             RAISE EXCEPTION 'shards must be a plain list of at least one shard' USING ERRCODE = 'invalid_parameter_value',
                 HINT = 'foreshard.unmap_function removes a function.';
         END IF;
-        LOCK TABLE foreshard.shard IN SHARE ROW EXCLUSIVE MODE;
+        LOCK TABLE foreshard.shard IN SHARE UPDATE EXCLUSIVE MODE;
         SELECT m INTO unknown FROM unnest(shards) m
             WHERE NOT EXISTS (SELECT FROM foreshard.shard s WHERE s.name = m COLLATE "C") LIMIT 1;
         IF FOUND THEN
@@ -47,7 +47,7 @@ CREATE FUNCTION foreshard.unmap_function(function_id text, if_exists boolean DEF
         IF function_id IS NULL OR if_exists IS NULL THEN
             RAISE EXCEPTION 'function_id and if_exists must not be NULL' USING ERRCODE = 'null_value_not_allowed';
         END IF;
-        LOCK TABLE foreshard.shard IN SHARE ROW EXCLUSIVE MODE;
+        LOCK TABLE foreshard.shard IN SHARE UPDATE EXCLUSIVE MODE;
         DELETE FROM foreshard.mapping m WHERE m.function_id = unmap_function.function_id;
         IF NOT FOUND THEN
             IF NOT if_exists THEN

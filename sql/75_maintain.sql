@@ -78,14 +78,67 @@ CREATE FUNCTION foreshard.health_log() RETURNS TABLE ("check" text, status text,
     $$;
 COMMENT ON FUNCTION foreshard.health_log() IS 'the part of health() about the execution log';
 
+CREATE FUNCTION foreshard.said_now(kept text, tree text, source oid, types oid[], owner oid) RETURNS text
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+    DECLARE
+        places constant text := ':(location|stmt_location|stmt_len) -?\d+';
+        says text;
+    BEGIN
+        -- The tree of another major may be read as something else. One that is read rightly comes out as it went in.
+        IF regexp_replace(foreshard.tree_again(tree), places, '', 'g') IS DISTINCT FROM regexp_replace(tree, places, '', 'g') THEN
+            RETURN kept;
+        END IF;
+        -- Parsing it locks the tables, which comes before the lock of the definition's row.
+        IF source IS NOT NULL THEN
+            says := foreshard.predicate_text(source, tree);
+            PERFORM foreshard.compile_predicate(source, says, owner);
+        ELSE
+            says := foreshard.query_text(tree);
+            PERFORM foreshard.compile_query(says, types, owner);
+        END IF;
+        RETURN coalesce(says, kept);
+    EXCEPTION WHEN lock_not_available OR deadlock_detected OR serialization_failure THEN
+        RAISE;
+    WHEN OTHERS THEN
+        RETURN kept;
+    END
+    $$;
+COMMENT ON FUNCTION foreshard.said_now(text, text, oid, oid[], oid) IS
+    'a predicate of a table, or a query without one, with the names of now if its tree tells them, otherwise as it was kept';
+
 -- Expression trees are of one major version. A dump carries text only; pg_upgrade takes the tables as they are.
 CREATE FUNCTION foreshard.rederive() RETURNS void
-    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+    SET datestyle = 'ISO, MDY' SET intervalstyle = 'postgres' SET timezone = 'UTC' SET extra_float_digits = 1
+    SET bytea_output = 'hex' SET xmlbinary = 'base64' SET xmloption = 'content' SET lc_monetary = 'C'
+    SET quote_all_identifiers = off SET standard_conforming_strings = on SET array_nulls = on SET transform_null_equals = off
     AS $$
-        UPDATE foreshard.shard SET predicate = predicate WHERE source IS NOT NULL;
-        UPDATE foreshard.shard_query SET query = query;
+    DECLARE
+        shard record;
+        says text;
+    BEGIN
+        LOCK TABLE foreshard.shard IN SHARE UPDATE EXCLUSIVE MODE;
+        FOR shard IN SELECT * FROM foreshard.shard s WHERE s.source IS NOT NULL ORDER BY s.name
+        LOOP
+            says := foreshard.said_now(shard.predicate, shard.predicate_tree, shard.source, NULL, shard.owner);
+            UPDATE foreshard.shard s SET predicate = says,
+                    key = coalesce(foreshard.names_of(shard.source, shard.key_attnums, shard.key), shard.key),
+                    columns = coalesce(foreshard.names_of(shard.source, shard.column_attnums, shard.columns), shard.columns),
+                    generation = CASE WHEN foreshard.names_of(shard.source, shard.key_attnums, shard.key) <> shard.key
+                            OR foreshard.names_of(shard.source, shard.column_attnums, shard.columns) <> shard.columns
+                        THEN nextval('foreshard.generation') ELSE s.generation END
+                -- What was altered meanwhile has been brought up to date.
+                WHERE s.name = shard.name AND s.generation = shard.generation;
+        END LOOP;
+        FOR shard IN SELECT q.*, s.owner FROM foreshard.shard_query q JOIN foreshard.shard s ON s.name = q.shard ORDER BY q.shard
+        LOOP
+            says := foreshard.said_now(shard.query, shard.query_tree, NULL, shard.param_types::oid[], shard.owner);
+            UPDATE foreshard.shard_query q SET query = says WHERE q.shard = shard.shard AND q.query = shard.query;
+        END LOOP;
+    END
     $$;
-COMMENT ON FUNCTION foreshard.rederive() IS 'derives anew what follows from the definitions: once after pg_upgrade';
+COMMENT ON FUNCTION foreshard.rederive() IS 'derives anew what follows from the definitions: once after pg_upgrade, and where health() says that a definition names what is now called otherwise';
 
 CREATE FUNCTION foreshard.health_derived() RETURNS TABLE ("check" text, status text, detail text, fix text)
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp

@@ -350,6 +350,7 @@ CREATE FUNCTION foreshard.health() RETURNS TABLE ("check" text, status text, det
         UNION ALL SELECT * FROM foreshard.health_edges()
         UNION ALL SELECT * FROM foreshard.health_shards()
         UNION ALL SELECT * FROM foreshard.health_queries()
+        UNION ALL SELECT * FROM foreshard.health_names()
         UNION ALL SELECT * FROM foreshard.health_failures()
         UNION ALL SELECT * FROM foreshard.health_log()
         UNION ALL SELECT * FROM foreshard.health_derived()

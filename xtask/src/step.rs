@@ -24,6 +24,10 @@ fn replacement(statement: &str) -> Option<String> {
         let name = rest.split_whitespace().next()?;
         return Some(format!("DROP EVENT TRIGGER IF EXISTS {name};\n{statement};"));
     }
+    // When they fire is set anew with them.
+    if statement.starts_with("ALTER EVENT TRIGGER ") || statement.contains(" ENABLE ALWAYS TRIGGER ") {
+        return Some(format!("{statement};"));
+    }
     statement.starts_with("COMMENT ON ").then(|| format!("{statement};"))
 }
 

@@ -31,6 +31,12 @@ fn compiled(
     TableIterator::once((compiled.tree, compiled.canonical, compiled.attnums))
 }
 
+/// A stored tree as this server writes what it has read.
+#[pg_extern(sql = false)]
+fn tree_again(tree: &str) -> String {
+    predicate::again(tree)
+}
+
 /// A stored predicate with the column names of now.
 #[pg_extern(sql = false)]
 fn predicate_text(source: Oid, tree: &str) -> String {

@@ -135,6 +135,15 @@ pub(crate) fn text(source: Oid, tree: &str) -> String {
     unsafe { deparse(source, pg_sys::stringToNode(tree.as_ptr()).cast()) }
 }
 
+/// A stored tree, read and written.
+pub(crate) fn again(tree: &str) -> String {
+    let Ok(tree) = CString::new(tree) else {
+        error!("a stored tree holds a NUL character");
+    };
+    // SAFETY: the server's own reader and writer of trees; what doesn't fit is an ERROR.
+    unsafe { text_of(pg_sys::nodeToString(pg_sys::stringToNode(tree.as_ptr()))) }
+}
+
 /// One expression and nothing else. The grammar's own entry point for expressions takes a SELECT without its keyword, so it is
 /// checked that this one has a single nameless target and no other clause: what would inject one is refused here.
 ///

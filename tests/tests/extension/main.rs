@@ -19,6 +19,7 @@ mod hostile;
 mod injection;
 mod isolation;
 mod lifecycle;
+mod locks;
 mod log;
 mod model;
 mod order;

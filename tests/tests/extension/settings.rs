@@ -118,6 +118,6 @@ async fn what_is_kept_is_parsed_under_the_same_settings_everywhere() -> Result<(
     let origin = Origin::start().await?;
     let pins = "SELECT concat(count(*), ' ', count(DISTINCT proconfig)) FROM pg_proc WHERE pronamespace = 'foreshard'::regnamespace
         AND 'quote_all_identifiers=off' = ANY (proconfig)";
-    assert_eq!(origin.value::<String>(pins).await?, "4 1");
+    assert_eq!(origin.value::<String>(pins).await?, "5 1");
     Ok(())
 }
