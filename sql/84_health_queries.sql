@@ -48,25 +48,11 @@ CREATE FUNCTION foreshard.health_queries() RETURNS TABLE ("check" text, status t
             status := 'ok';
             detail := 'changes of rows can be told apart';
             fix := NULL;
-            -- Columns that decide, and that the log does not hold of a row before its change.
-            SELECT p.oid::regclass AS name, string_agg(DISTINCT quote_ident(a.attname), ', ') AS missing INTO part
-                FROM foreshard.shard_source d
-                CROSS JOIN LATERAL (
-                    SELECT unnest(d.key_attnums) AS attnum
-                    UNION SELECT m[1]::int2 FROM regexp_matches(d.predicate_tree, ':varattno (\d+)', 'g') m) AS n
-                JOIN pg_attribute r ON r.attrelid = d.source AND r.attnum = n.attnum
-                JOIN pg_class p ON p.relkind = 'r' AND p.relreplident <> 'f'
-                    AND (p.oid = d.source OR p.oid IN (SELECT t.relid FROM pg_partition_tree(d.source) t))
-                JOIN pg_attribute a ON a.attrelid = p.oid AND a.attname = r.attname
-                WHERE d.shard = shard.name AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = p.oid
-                    AND CASE p.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END
-                    AND a.attnum = ANY (i.indkey[:i.indnkeyatts - 1]))
-                GROUP BY p.oid ORDER BY p.oid::regclass::text LIMIT 1;
+            SELECT f.detail, f.fix INTO part FROM foreshard.identity_fault(shard.name) f;
             IF FOUND THEN
                 status := 'warn';
-                detail := format('the log does not hold %s of rows of %s before an UPDATE or DELETE, which then invalidates the whole shard',
-                    part.missing, part.name);
-                fix := format('ALTER TABLE %s REPLICA IDENTITY FULL', part.name);
+                detail := part.detail;
+                fix := part.fix;
             END IF;
             RETURN NEXT;
 

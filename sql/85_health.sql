@@ -252,8 +252,6 @@ CREATE FUNCTION foreshard.health_shards() RETURNS TABLE ("check" text, status te
     DECLARE
         shard record;
         part record;
-        missing text;
-        names text;
     BEGIN
         FOR shard IN SELECT s.*, v.defect AS fault, c.relkind, c.relrowsecurity, c.relpersistence,
                 EXISTS (SELECT FROM pg_roles r WHERE r.oid = s.owner) AS owner_exists
@@ -299,35 +297,12 @@ CREATE FUNCTION foreshard.health_shards() RETURNS TABLE ("check" text, status te
             END IF;
             status := 'ok';
             detail := format('on %s, changes of rows can be told apart', shard.source);
-            names := (SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY array_position(shard.key_attnums, a.attnum), a.attnum)
-                FROM pg_attribute a WHERE a.attrelid = shard.source
-                    AND a.attnum = ANY (foreshard.decisive_columns(shard.name) || foreshard.primary_key(shard.source)));
-            FOR part IN SELECT c.oid::regclass AS name, c.oid, c.relreplident
-                FROM pg_class c WHERE c.relkind = 'r' AND (c.oid = shard.source
-                    OR c.oid IN (SELECT t.relid FROM pg_partition_tree(shard.source) t))
-            LOOP
-                CONTINUE WHEN part.relreplident = 'f';
-                SELECT string_agg(quote_ident(a.attname), ', ') INTO missing
-                    FROM unnest(foreshard.decisive_columns(shard.name)) n
-                    JOIN pg_attribute r ON r.attrelid = shard.source AND r.attnum = n
-                    JOIN pg_attribute a ON a.attrelid = part.oid AND a.attname = r.attname
-                    WHERE NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = part.oid
-                        AND CASE part.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END
-                        AND a.attnum = ANY (i.indkey[:i.indnkeyatts - 1]));
-                IF missing IS NOT NULL THEN
-                    status := 'warn';
-                    detail := format('the log does not hold %s of rows of %s before an UPDATE or DELETE, which then invalidates the whole shard',
-                        missing, part.name);
-                    -- The index form needs columns that are NOT NULL, and a key to make it unique.
-                    fix := CASE WHEN foreshard.primary_key(part.oid) <> '{}' AND NOT EXISTS (SELECT FROM pg_attribute a
-                            WHERE a.attrelid = part.oid AND NOT a.attnotnull AND a.attname IN (SELECT r.attname FROM pg_attribute r
-                                WHERE r.attrelid = shard.source AND r.attnum = ANY (foreshard.decisive_columns(shard.name))))
-                        THEN format('CREATE UNIQUE INDEX %I ON %s (%s); ALTER TABLE %s REPLICA IDENTITY USING INDEX %I',
-                            left('foreshard_' || shard.name, 50) || '_identity', part.name, names, part.name, left('foreshard_' || shard.name, 50) || '_identity')
-                        ELSE format('ALTER TABLE %s REPLICA IDENTITY FULL', part.name) END;
-                    EXIT;
-                END IF;
-            END LOOP;
+            SELECT f.detail, f.fix INTO part FROM foreshard.identity_fault(shard.name) f;
+            IF FOUND THEN
+                status := 'warn';
+                detail := part.detail;
+                fix := part.fix;
+            END IF;
             RETURN NEXT;
 
             IF cardinality(shard.key_attnums) > 0 AND NOT foreshard.has_index(shard.source, shard.key_attnums) THEN

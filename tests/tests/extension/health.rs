@@ -108,6 +108,131 @@ async fn replica_identities_that_do_not_cover_a_shard_are_mended() -> Result<()>
     Ok(())
 }
 
+/// What `health()` says about replica identities: detail and fix of each warning, in its order.
+async fn identity_warnings(origin: &Origin) -> Result<Vec<(String, String)>> {
+    let query = "SELECT detail, fix FROM foreshard.health() WHERE status = 'warn' AND detail LIKE 'the log does not hold%'";
+    Ok(origin.db.query(query, &[]).await?.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// Runs the fixes of all warnings, twice: then there must be none. How many there were.
+async fn identities_mend_themselves(origin: &Origin) -> Result<usize> {
+    let warnings = identity_warnings(origin).await?;
+    for (_, fix) in warnings.iter().chain(&warnings) {
+        for statement in fix.split(';') {
+            origin.db.batch_execute(statement).await.map_err(|error| anyhow::anyhow!("{fix}: {error:?}"))?;
+        }
+    }
+    let left = identity_warnings(origin).await?;
+    assert!(left.is_empty(), "{left:?} after the fixes of {warnings:?}");
+    Ok(warnings.len())
+}
+
+#[tokio::test]
+async fn the_fix_of_each_shard_serves_all_shards_of_its_table() -> Result<()> {
+    let origin = Origin::start().await?;
+    let names =
+        "SELECT string_agg(indexrelid::regclass::text, ' ' ORDER BY indexrelid::regclass::text) FROM pg_index
+        WHERE indrelid = 't'::regclass AND NOT indisprimary";
+    origin
+        .db
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY, a int NOT NULL, b int NOT NULL, c text NOT NULL, j json NOT NULL);
+             INSERT INTO t SELECT g, g % 3, g % 5, 'x', '{}' FROM generate_series(1, 20) g;
+             SELECT foreshard.create_shard('by a', 't', key => '{a}'), foreshard.create_shard('by b', 't', key => '{b}')",
+        )
+        .await?;
+    assert_eq!(identities_mend_themselves(&origin).await?, 2);
+    assert_eq!(origin.value::<String>(names).await?, "foreshard_t_identity");
+    assert_eq!(identities_mend_themselves(&origin).await?, 0);
+
+    // Another shard, and a query: what was made before gives way to what serves them all.
+    origin
+        .db
+        .batch_execute(
+            "SELECT foreshard.create_shard('some', 't', $$c = 'x'$$),
+                foreshard.create_query_shard('q', 'SELECT id FROM t WHERE b = $1 AND a > 1', '{b}')",
+        )
+        .await?;
+    assert_eq!(identities_mend_themselves(&origin).await?, 1);
+    assert_eq!(origin.value::<String>(names).await?, "foreshard_t_identity_2");
+    let columns: String = origin.value("SELECT pg_get_indexdef('foreshard_t_identity_2'::regclass)").await?;
+    assert!(columns.ends_with("(a, b, id, c)") || columns.ends_with("(a, b, c, id)"), "{columns}");
+
+    // An index of the user's that has all of them is taken, and what is not foreshard's is never dropped.
+    origin
+        .db
+        .batch_execute(
+            "CREATE UNIQUE INDEX mine ON t (id, c, b, a); CREATE UNIQUE INDEX small ON t (id, a);
+             ALTER TABLE t REPLICA IDENTITY USING INDEX small; DROP INDEX foreshard_t_identity_2",
+        )
+        .await?;
+    assert_eq!(identities_mend_themselves(&origin).await?, 3, "all but the one by a");
+    assert_eq!(origin.value::<String>(names).await?, "mine small");
+
+    // Columns that no index can have.
+    origin.db.batch_execute("SELECT foreshard.create_shard('json', 't', $$j->>'k' = 'x'$$)").await?;
+    assert_eq!(identities_mend_themselves(&origin).await?, 1);
+    let identity: String =
+        origin.value("SELECT relreplident::text FROM pg_class WHERE relname = 't'").await?;
+    assert_eq!(identity, "f");
+    Ok(())
+}
+
+#[tokio::test]
+async fn identity_indexes_get_names_of_their_own_whatever_a_table_is_called() -> Result<()> {
+    let origin = Origin::start().await?;
+    // Of 63 bytes, and told apart by the last one; and a name that is taken, by an index and by a table.
+    let long: Vec<String> =
+        ["a", "b"].iter().map(|end| format!("\"{}{end}\"", "Lang; ü ".repeat(6) + "12345678")).collect();
+    let tables = ["taken", "\"it's; \"\"q\"\"\"", &long[0], &long[1]];
+    for (at, table) in tables.iter().enumerate() {
+        // PostgreSQL takes the statement apart, not this test: semicolons are part of names.
+        origin
+            .db
+            .batch_execute(&format!(
+                "CREATE TABLE {table} (id int PRIMARY KEY, a int NOT NULL, \"b;\" int NOT NULL);
+                 SELECT foreshard.create_shard('a{at}', $x${table}$x$, key => '{{a}}'),
+                    foreshard.create_shard('b{at}', $x${table}$x$, key => '{{b;}}')"
+            ))
+            .await?;
+    }
+    origin
+        .db
+        .batch_execute(
+            "CREATE UNIQUE INDEX foreshard_taken_identity ON taken (a, id) WHERE a > 0;
+             CREATE TABLE foreshard_taken_identity_2 ()",
+        )
+        .await?;
+    let warnings = identity_warnings(&origin).await?;
+    assert_eq!(warnings.len(), 8);
+    for (_, fix) in warnings.iter().chain(&warnings) {
+        origin.db.batch_execute(fix).await.map_err(|error| anyhow::anyhow!("{fix}: {error:?}"))?;
+    }
+    let left = identity_warnings(&origin).await?;
+    assert!(left.is_empty(), "{left:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn identities_of_all_partitions_are_mended_at_once() -> Result<()> {
+    let origin = Origin::start().await?;
+    origin
+        .db
+        .batch_execute(
+            "CREATE TABLE p (id int, a int NOT NULL, b int NOT NULL, PRIMARY KEY (id)) PARTITION BY RANGE (id);
+             CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (9); CREATE TABLE p2 (b int NOT NULL, gone int, id int NOT NULL, a int NOT NULL);
+             ALTER TABLE p2 DROP gone; ALTER TABLE p ATTACH PARTITION p2 FOR VALUES FROM (9) TO (19);
+             CREATE TABLE u (id int PRIMARY KEY, k int);
+             SELECT foreshard.create_shard('whole', 'p', key => '{a}'), foreshard.create_shard('one', 'p2', key => '{b}'),
+                foreshard.create_query_shard('q', 'SELECT p.id, u.k FROM p JOIN u ON u.k = p.b WHERE p.b = $1', '{b}')",
+        )
+        .await?;
+    let (_, detail, _) = check(&origin, "shard whole").await?.expect("a line");
+    assert!(detail.contains("public.p1 (and 1 more)"), "{detail}");
+    assert_eq!(identities_mend_themselves(&origin).await?, 3);
+    Ok(())
+}
+
 #[tokio::test]
 async fn indexes_that_fetches_of_queries_need_are_told() -> Result<()> {
     let origin = Origin::start().await?;
