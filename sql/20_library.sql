@@ -46,6 +46,13 @@ CREATE FUNCTION foreshard.slot_failures(slot text)
 COMMENT ON FUNCTION foreshard.slot_failures(text) IS
     'how many changed rows the stream of a slot came across on which a shard''s predicate raised an error, the last SQLSTATE, and when that was committed in µs since 1970';
 
+CREATE FUNCTION foreshard.fetch_failures(slot text)
+    RETURNS TABLE (shard text, generation bigint, state text, last_us bigint)
+    LANGUAGE c VOLATILE STRICT SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'fetch_failures_wrapper';
+COMMENT ON FUNCTION foreshard.fetch_failures(text) IS
+    'shards of which the edge of a slot could not read an instance and has not read it since: the SQLSTATE, and when that was in µs since 1970';
+
 CREATE FUNCTION foreshard.cron_fault(cron text) RETURNS text
     LANGUAGE c IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'cron_fault_wrapper';

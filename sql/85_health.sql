@@ -327,6 +327,7 @@ CREATE FUNCTION foreshard.health() RETURNS TABLE ("check" text, status text, det
         UNION ALL SELECT * FROM foreshard.health_queries()
         UNION ALL SELECT * FROM foreshard.health_names()
         UNION ALL SELECT * FROM foreshard.health_failures()
+        UNION ALL SELECT * FROM foreshard.health_fetches()
         UNION ALL SELECT * FROM foreshard.health_log()
         UNION ALL SELECT * FROM foreshard.health_derived()
     $$;

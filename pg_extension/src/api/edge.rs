@@ -82,7 +82,7 @@ fn log_executions(edge: Option<&str>, call: pg_sys::FunctionCallInfo) -> i64 {
 }
 
 /// Microseconds since 1970-01-01 UTC.
-fn now() -> i64 {
+pub(super) fn now() -> i64 {
     let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(elapsed.as_micros()).unwrap_or(i64::MAX)
 }

@@ -6,8 +6,9 @@ use foreshard_protocol::{
 };
 use pgrx::PgSqlErrorCode;
 
-use super::edge::authorized;
+use super::edge::{authorized, now};
 use super::statement::Readable;
+use super::unread::Notes;
 use crate::catalog::{self, Shard, Tables, fail};
 use crate::pg::identity::Acting;
 use crate::pg::rows::{KeyValue, attempt, key_value, read};
@@ -34,7 +35,7 @@ pub(crate) fn fetch(
     instances: Option<Vec<Option<String>>>,
     put: &mut dyn FnMut(&[u8]),
 ) {
-    let (tables, _) = authorized(edge.as_deref());
+    let (tables, edge) = authorized(edge.as_deref());
     let Some(instances) = instances else {
         fail(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, "instances must not be NULL", "");
     };
@@ -72,7 +73,12 @@ pub(crate) fn fetch(
     if ids.is_empty() {
         put(&encode(&FetchPart::Horizon(horizon(&tables))));
     }
-    let mut fetcher = Fetcher { tables: &tables, mapped: &mapped, readable: BTreeMap::new() };
+    let mut fetcher = Fetcher {
+        tables: &tables,
+        mapped: &mapped,
+        readable: BTreeMap::new(),
+        notes: Notes::of(&edge.slot_name),
+    };
     for (index, id) in (0..).zip(&ids) {
         let answer = match id {
             Ok(id) => fetcher.instance(index, id),
@@ -83,6 +89,8 @@ pub(crate) fn fetch(
             Err((failure, message)) => put(&encode(&FetchPart::Failed { index, failure, message })),
         }
     }
+    // Whoever fetches is answered all the same.
+    let _ = fetcher.notes.keep();
 }
 
 /// The order counts: what has committed by the first step is among what the second finds, or visible, and the third waits a moment for
@@ -109,6 +117,8 @@ struct Fetcher<'a> {
     mapped: &'a BTreeMap<&'a str, Shard>,
     /// Prepared once per shard and call.
     readable: BTreeMap<String, Result<Readable, String>>,
+    /// For `health()`.
+    notes: Notes,
 }
 
 impl Fetcher<'_> {
@@ -164,9 +174,10 @@ impl Fetcher<'_> {
             canonical.key.push(KeyPart { column: part.column.clone(), value });
         }
 
+        let canonical = canonical.to_string();
         let first = FetchPart::Instance {
             index,
-            canonical: canonical.to_string(),
+            canonical: canonical.clone(),
             generation: shard.generation,
             columns: readable.form.columns.clone(),
             identity: readable.form.identity.clone(),
@@ -180,6 +191,7 @@ impl Fetcher<'_> {
         });
         match read {
             Ok(Some(mut parts)) => {
+                self.notes.read(&shard.name, &canonical);
                 parts.insert(0, encode(&first));
                 Ok(parts)
             }
@@ -187,10 +199,11 @@ impl Fetcher<'_> {
                 FetchFailure::TooLarge,
                 format!("an instance of shard {} is larger than {INSTANCE_BYTES} bytes", shard.name),
             )),
-            Err(state) => Err((
-                FetchFailure::Broken,
-                format!("reading shard {} failed with SQLSTATE {state}", shard.name),
-            )),
+            Err(state) => {
+                self.notes.failed(&shard.name, shard.generation, &canonical, &state, now());
+                let message = format!("reading shard {} failed with SQLSTATE {state}", shard.name);
+                Err((FetchFailure::Broken, message))
+            }
         }
     }
 }

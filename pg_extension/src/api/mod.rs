@@ -9,6 +9,7 @@ mod predicate;
 mod query;
 mod statement;
 mod token;
+mod unread;
 
 pub(crate) use fetch::fetch;
 pub(crate) use query::caller_query;

@@ -79,6 +79,7 @@ fn calls() -> Vec<(&'static str, Vec<Sound>)> {
         ("log_executions('jfk', ?)", vec![Json(SERVED, "origin")]),
         ("cron_fault(?)", vec![Text("@daily")]),
         ("slot_failures(?)", vec![Text("foreshard_jfk")]),
+        ("fetch_failures(?)", vec![Text("foreshard_jfk")]),
         ("instance_shard(?)", vec![Text("s?id=1")]),
         ("instance_fault(?, ?, ?, true)", vec![Text("s?id=1"), Text("s"), Array("id")]),
         ("set_log_retention(?)", vec![Text("30 days")]),
