@@ -96,3 +96,13 @@ CREATE FUNCTION foreshard.instance_fault(instance text, shard text, key text[], 
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'instance_fault_wrapper';
 COMMENT ON FUNCTION foreshard.instance_fault(text, text, text[], boolean) IS
     'what is wrong with a shard instance id, given the shard it names (NULL if there is none); NULL if nothing';
+
+CREATE FUNCTION foreshard.instance_spelled(instance text, types oid[], typmods int4[]) RETURNS text
+    LANGUAGE c STABLE STRICT SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'instance_spelled_wrapper';
+COMMENT ON FUNCTION foreshard.instance_spelled(text, oid[], int4[]) IS
+    'a shard instance id with key values of these types as fetches and the stream write them, NULL if one is no value of its type';
+
+CREATE FUNCTION foreshard.instance_misfit(instance text, types oid[], typmods int4[]) RETURNS text
+    LANGUAGE c STABLE STRICT SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'instance_misfit_wrapper';
+COMMENT ON FUNCTION foreshard.instance_misfit(text, oid[], int4[]) IS
+    'the first key column of a shard instance id whose value is not of its type, NULL if there is none';

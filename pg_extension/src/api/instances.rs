@@ -1,5 +1,10 @@
-use foreshard_protocol::InstanceId;
+use foreshard_protocol::{InstanceId, KeyPart};
+use pgrx::pg_sys;
 use pgrx::prelude::*;
+
+use crate::pg::Oid;
+use crate::pg::rows::key_value;
+use crate::pg::value::base_type;
 
 /// The shard that an instance id names.
 #[pg_extern(sql = false)]
@@ -37,6 +42,46 @@ fn fault(instance: &str, shard: Option<&str>, key: &[String], mapped: bool) -> O
         });
     }
     None
+}
+
+/// An instance id with the key values as fetches and the stream write them; see `foreshard.instance_spelled`.
+#[pg_extern(sql = false)]
+fn instance_spelled(instance: &str, types: Vec<Oid>, typmods: Vec<i32>) -> Option<String> {
+    let id: InstanceId = instance.parse().ok()?;
+    spelled(&id, &types, &typmods).ok().map(|id| id.to_string())
+}
+
+/// The first key column whose value in an instance id is none of its type; see `foreshard.instance_misfit`.
+#[pg_extern(sql = false)]
+fn instance_misfit(instance: &str, types: Vec<Oid>, typmods: Vec<i32>) -> Option<String> {
+    let id: InstanceId = instance.parse().ok()?;
+    spelled(&id, &types, &typmods).err()
+}
+
+fn spelled(id: &InstanceId, types: &[Oid], typmods: &[i32]) -> Result<InstanceId, String> {
+    let mut key = Vec::with_capacity(id.key.len());
+    for (part, (of, typmod)) in id.key.iter().zip(types.iter().zip(typmods)) {
+        let value = match &part.value {
+            Some(text) => Some(canonical(text, base_type(*of), *typmod).ok_or_else(|| part.column.clone())?),
+            None => None,
+        };
+        key.push(KeyPart { column: part.column.clone(), value });
+    }
+    Ok(InstanceId { shard: id.shard.clone(), key })
+}
+
+fn canonical(text: &str, base: Oid, typmod: i32) -> Option<String> {
+    // A schedule may name many instances; most keys are numbers or texts that need no look at the catalog.
+    let number = text.parse::<i64>().ok().filter(|number| number.to_string() == text);
+    match base {
+        pg_sys::INT8OID if number.is_some() => return Some(text.to_owned()),
+        pg_sys::INT4OID if number.is_some_and(|number| i32::try_from(number).is_ok()) => {
+            return Some(text.to_owned());
+        }
+        pg_sys::TEXTOID | pg_sys::VARCHAROID if !text.contains('\0') => return Some(text.to_owned()),
+        _ => {}
+    }
+    key_value(text, base, typmod).map(|value| value.canonical)
 }
 
 #[cfg(test)]

@@ -359,7 +359,14 @@ impl Planner {
             let decided = self.draw(&mut schedule, (starts.timestamp(), ends.timestamp()));
             others::beside(&mut schedule, &theirs);
             session.catalog.restrict(&mut schedule);
-            match session.origin.publish(&schedule, starts, ends).await {
+            let mut outcome = session.origin.publish(&schedule, starts, ends).await;
+            // The log remembers keys of before a column got another type.
+            while let Err(failure) = &outcome
+                && without(&mut schedule, &failure.misfits)
+            {
+                outcome = session.origin.publish(&schedule, starts, ends).await;
+            }
+            match outcome {
                 Ok(()) => {
                     self.note(&schedule.edge, decided);
                     published += schedule.entries.len();
@@ -376,6 +383,18 @@ impl Planner {
         }
         Ok(published)
     }
+}
+
+/// Takes shard instances out of a schedule; false if it has none of them.
+fn without(schedule: &mut EdgeSchedule, instances: &[String]) -> bool {
+    let count = |schedule: &EdgeSchedule| schedule.entries.iter().map(|e| e.shard_list.len()).sum::<usize>();
+    let before = count(schedule);
+    let instances: HashSet<&String> = instances.iter().collect();
+    schedule.entries.retain_mut(|entry| {
+        entry.shard_list.retain(|instance| !instances.contains(instance));
+        !entry.shard_list.is_empty()
+    });
+    count(schedule) < before
 }
 
 #[cfg(test)]

@@ -28,13 +28,15 @@ pub(super) struct Failure {
     pub(super) refused: bool,
     /// It has no such relation, or this role may not use it.
     denied: bool,
+    /// Shard instances of a schedule with key values that are not of their columns' types.
+    pub(super) misfits: Vec<String>,
 }
 
 impl From<tokio_postgres::Error> for Failure {
     fn from(error: tokio_postgres::Error) -> Self {
         let Some(db) = error.as_db_error() else {
             let OriginError { message, permanent } = OriginError::of(&error);
-            return Failure { message, permanent, refused: false, denied: false };
+            return Failure { message, permanent, refused: false, denied: false, misfits: Vec::new() };
         };
         let code = db.code();
         let missing =
@@ -59,6 +61,7 @@ impl From<tokio_postgres::Error> for Failure {
             permanent,
             refused,
             denied: missing || *code == SqlState::INSUFFICIENT_PRIVILEGE,
+            misfits: db.detail().and_then(|detail| serde_json::from_str(detail).ok()).unwrap_or_default(),
         }
     }
 }
@@ -70,6 +73,7 @@ impl Failure {
             permanent: false,
             refused: false,
             denied: false,
+            misfits: Vec::new(),
         }
     }
 }
@@ -100,7 +104,7 @@ impl Origin {
         match connect(&address, CONNECT_TIMEOUT * 2).await {
             Ok(client) => Ok(Origin { client }),
             Err(OriginError { message, permanent }) => {
-                Err(Failure { message, permanent, refused: false, denied: false })
+                Err(Failure { message, permanent, refused: false, denied: false, misfits: Vec::new() })
             }
         }
     }
@@ -312,6 +316,7 @@ impl Origin {
             permanent: false,
             refused: true,
             denied: false,
+            misfits: Vec::new(),
         })?;
         let publish = "SELECT foreshard.publish_schedule($1, $2, $3, $4)";
         within("publishing", self.client.query_one(publish, &[&schedule.edge, &starts, &ends, &entries]))

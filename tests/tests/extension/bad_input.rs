@@ -312,6 +312,21 @@ pub(crate) fn calls() -> Vec<(String, S, &'static str)> {
             S::INVALID_PARAMETER_VALUE,
             "not mapped",
         ),
+        (
+            r#"[{"function_id":"f","shard_list":["s"],"confidence":1},{"function_id":"f","shard_list":["keyed?id=1","keyed?id=abc"],"confidence":1}]"#,
+            S::INVALID_PARAMETER_VALUE,
+            "entry 1 of the schedule: shard_list has 'keyed?id=abc': the value of key column id of shard keyed is not of type integer",
+        ),
+        (
+            r#"[{"function_id":"f","shard_list":["keyed?id=2147483648"],"confidence":1}]"#,
+            S::INVALID_PARAMETER_VALUE,
+            "not of type integer",
+        ),
+        (
+            r#"[{"function_id":"f","shard_list":["keyed?id="],"confidence":1}]"#,
+            S::INVALID_PARAMETER_VALUE,
+            "not of type integer",
+        ),
     ] {
         add(&schedule(entries), state, words);
     }

@@ -41,6 +41,7 @@ impl Sound {
 
 /// A schedule, an execution and a report of the planner's, each with its text left open.
 const ENTRY: &str = r#"[{"function_id":"f","shard_list":["§"],"confidence":0.5}]"#;
+const KEYED: &str = r#"[{"function_id":"f","shard_list":["keyed?id=§"],"confidence":0.5}]"#;
 const FUNCTION: &str = r#"[{"function_id":"§","shard_list":["s"],"confidence":0.5}]"#;
 const EXECUTION: &str = r#"[{"function_id":"§","started_at":"2024-01-01T00:00:00Z","served_from":"origin","wait_us":1,"bytes":2}]"#;
 const SERVED: &str =
@@ -82,6 +83,9 @@ fn calls() -> Vec<(&'static str, Vec<Sound>)> {
         ("fetch_failures(?)", vec![Text("foreshard_jfk")]),
         ("instance_shard(?)", vec![Text("s?id=1")]),
         ("instance_fault(?, ?, ?, true)", vec![Text("s?id=1"), Text("s"), Array("id")]),
+        ("instance_spelled(?, '{23}', '{-1}')", vec![Text("s?id=1")]),
+        ("instance_misfit(?, '{23}', '{-1}')", vec![Text("s?id=1")]),
+        ("publish_schedule('jfk', now(), now() + interval '1 min', ?)", vec![Json(KEYED, "1")]),
         ("set_log_retention(?)", vec![Text("30 days")]),
     ]
 }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::origin::{Origin, in_words};
+use crate::origin::{Origin, error_of, in_words};
 
 #[tokio::test]
 async fn definitions_schedules_and_data_come_in_commit_order() -> Result<()> {
@@ -140,6 +140,87 @@ async fn a_definition_and_rows_in_one_transaction() -> Result<()> {
         )
         .await?;
     assert_eq!(events, ["t 8"]);
+    Ok(())
+}
+
+/// Copies are kept under one spelling of each value.
+#[tokio::test]
+async fn key_values_of_schedules_are_spelled_as_those_of_copies() -> Result<()> {
+    let origin = Origin::followed(
+        "CREATE TYPE mood AS ENUM ('good', 'so so'); CREATE DOMAIN number AS int; CREATE SCHEMA own;
+         CREATE TABLE own.t (id int PRIMARY KEY, n number, d date, m mood, c char(4), u uuid, s text, z timestamptz, gone int);
+         SELECT foreshard.create_shard('one', 'own.t', key => '{n}'), foreshard.create_shard('four', 'own.t', key => '{d,m,c,u}'),
+            foreshard.create_shard('two', 'own.t', key => '{s,z}'), foreshard.create_shard('gone', 'own.t', key => '{gone}'),
+            foreshard.create_query_shard('query', 'SELECT id FROM own.t WHERE n = $1 AND n > $2::numeric', '{n,than}'),
+            foreshard.create_shard('all', 'own.t')",
+    )
+    .await?;
+    origin.db.batch_execute("ALTER TABLE own.t DROP gone").await?;
+    let u = "00000000-0000-0000-0000-00000000000a";
+    let spellings = [
+        ("all", "all".to_owned()),
+        ("one?n=01", "one?n=1".to_owned()),
+        ("one?n=1", "one?n=1".to_owned()),
+        ("one?n=%20-2%20", "one?n=-2".to_owned()),
+        ("one?n", "one?n".to_owned()),
+        (
+            "four?d=20240501&m=so%20so&c=ab&u=%7B0000000000000000000000000000000A%7D",
+            format!("four?d=2024-05-01&m=so%20so&c=ab%20%20&u={u}"),
+        ),
+        ("two?s=01&z=2024-05-01%2002:00%2B02", "two?s=01&z=2024-05-01%2000%3A00%3A00%2B00".to_owned()),
+        ("two?s=x&z=2024-05-01%2010:00", "two?s=x&z=2024-05-01%2010%3A00%3A00%2B00".to_owned()),
+        ("query?n=007&than=1.50", "query?n=7&than=1.50".to_owned()),
+        ("gone?gone=x", "gone?gone=x".to_owned()),
+    ];
+    let entries = serde_json::json!([
+        {"function_id": "f", "shard_list": spellings.iter().map(|(given, _)| *given).collect::<Vec<_>>(), "confidence": 1},
+        {"function_id": "f", "shard_list": ["one?n=3"], "confidence": 0.5},
+    ]);
+    let publish = "SELECT foreshard.publish_schedule('jfk', now(), now() + interval '1 min', $1)";
+    // A fetch does not go by the session's settings either.
+    origin.db.batch_execute("SET timezone = 'Asia/Tokyo'; SET datestyle = 'SQL, DMY'").await?;
+    origin.db.query_one(publish, &[&entries]).await?;
+    let schedules = origin.catalog().await?.schedules;
+    let wanted: Vec<&str> = spellings.iter().map(|(_, wanted)| wanted.as_str()).collect();
+    assert_eq!(schedules[0].entries[0].shard_list, wanted);
+    assert_eq!(schedules[0].entries[1].shard_list, ["one?n=3"]);
+    assert_eq!(schedules[0].entries[1].confidence, 0.5);
+    // What a fetch says of them, too.
+    for (given, wanted) in spellings.iter().filter(|(given, _)| !given.starts_with("gone")) {
+        let parts = origin.fetch(&[*given]).await?;
+        let foreshard_protocol::FetchPart::Instance { canonical, .. } = &parts[1] else {
+            anyhow::bail!("{given}: {parts:?}")
+        };
+        assert_eq!(canonical, wanted);
+    }
+    for (instance, words) in [
+        ("one?n=1.5", "the value of key column n of shard one is not of type public.number"),
+        (
+            "four?d=2024-05-01&m=bad&c=a&u",
+            "the value of key column m of shard four is not of type public.mood",
+        ),
+        ("query?n=1&than=much", "the value of key column than of shard query is not of type numeric"),
+        ("two?s=%00&z", "the value of key column s of shard two is not of type text"),
+    ] {
+        let entries = serde_json::json!([
+            {"function_id": "f", "shard_list": ["one?n=x"], "confidence": 1},
+            {"function_id": "f", "shard_list": [instance, instance, "all"], "confidence": 1},
+        ]);
+        let publish = format!(
+            "SELECT foreshard.publish_schedule('jfk', now(), now() + interval '1 min', $e${entries}$e$)"
+        );
+        let error = error_of(&origin.db, &publish).await?;
+        assert!(error.message().starts_with("entry 0 of the schedule: shard_list has 'one?n=x'"), "{error}");
+        // All of them, for foreshard plan to take out.
+        let mut misfits: Vec<String> = serde_json::from_str(error.detail().unwrap_or_default())?;
+        misfits.sort();
+        let mut wanted = vec![instance.to_owned(), "one?n=x".to_owned()];
+        wanted.sort();
+        assert_eq!(misfits, wanted);
+        let error = error_of(&origin.db, &publish.replace("\"one?n=x\"", "\"one?n=1\"")).await?;
+        assert!(error.message().ends_with(words), "{error}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("ISO")), "{error:?}");
+    }
     Ok(())
 }
 

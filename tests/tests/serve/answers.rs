@@ -60,6 +60,22 @@ async fn lookup_goes_from_prefetch_to_reactive_to_origin() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_prefetched_is_found_however_the_schedule_spells_its_key() -> Result<()> {
+    let shop = Shop::open().await?;
+    let edge = Sidecar::start(&shop.login).await?;
+    let entries =
+        json!([{"function_id": "checkout", "shard_list": ["cart?customer_id=01"], "confidence": 0.9}]);
+    publish(&shop.db, &entries).await?;
+    eventually("the schedule is carried out", SOON, || async {
+        Ok((edge.metric("foreshard_prefetch_copies_total").await? >= 1.0).then_some(()))
+    })
+    .await?;
+    let answer = edge.http.rows("checkout", "cart", "customer_id=eq.1", &[]).await?;
+    assert_eq!(cache_status(&answer), "foreshard-prefetch; hit", "{}", answer.text());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_are_what_row_to_json_gives() -> Result<()> {
     let shop = Shop::open().await?;
     let edge = Sidecar::start(&shop.login).await?;
