@@ -7,7 +7,7 @@ COMMENT ON FUNCTION foreshard.version() IS 'version of the library that is loade
 CREATE FUNCTION foreshard.commit_token() RETURNS pg_lsn
     LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'commit_token_wrapper';
 COMMENT ON FUNCTION foreshard.commit_token() IS
-    'at or behind the commit LSN of every transaction that this session knows of, already flushed: send it as Foreshard-Min-Lsn to read your own writes';
+    'at or behind the commit LSN of every transaction that this session knows of, already flushed: send it as Foreshard-Min-Lsn to read your own writes. The calling role needs USAGE on schema foreshard and EXECUTE on the function';
 
 -- The settings that value output depends on are pinned, so that a fetched row has the same bytes whatever the session's are.
 CREATE FUNCTION foreshard.fetch(edge text, instances text[]) RETURNS SETOF bytea

@@ -72,6 +72,69 @@ async fn every_function_with_more_rights_than_its_caller_pins_its_search_path() 
     Ok(())
 }
 
+/// The statements of docs/reference-sql.md that grant to this role.
+fn grants(role: &str) -> Result<String> {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference-sql.md"))?;
+    let to = format!(" TO {role};");
+    let lines: Vec<&str> =
+        page.lines().filter(|line| line.starts_with("GRANT ") && line.ends_with(&to)).collect();
+    Ok(lines.join("\n"))
+}
+
+#[tokio::test]
+async fn the_rights_that_the_page_gives_are_enough() -> Result<()> {
+    let origin = Origin::start().await?;
+    origin
+        .db
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY, k int); SELECT foreshard.create_shard('t', 't', 'k > 0'),
+                foreshard.create_query_shard('q', 'SELECT count(*) AS n FROM t')",
+        )
+        .await?;
+    origin.create_slot().await?;
+    let app = role(&origin, "app").await?;
+    let error = error_of(&app, "SELECT foreshard.commit_token()").await?;
+    assert_eq!(*error.code(), S::INSUFFICIENT_PRIVILEGE);
+    origin.db.batch_execute(&grants("app")?).await?;
+    app.batch_execute("SELECT foreshard.commit_token()").await?;
+    for query in
+        ["SELECT foreshard.version()", "SELECT * FROM foreshard.health()", "SELECT * FROM foreshard.shards"]
+    {
+        assert_eq!(*error_of(&app, query).await?.code(), S::INSUFFICIENT_PRIVILEGE, "{query}");
+    }
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md"))?;
+    assert!(readme.contains(&grants("app")?.replace('\n', " ")), "README.md has the same statements");
+
+    let monitor = role(&origin, "monitor").await?;
+    assert_eq!(
+        *error_of(&monitor, "SELECT * FROM foreshard.health()").await?.code(),
+        S::INSUFFICIENT_PRIVILEGE
+    );
+    origin.db.batch_execute(&grants("monitor")?).await?;
+    let all = "SELECT string_agg(h::text, E'\n') FROM foreshard.health() h";
+    let seen: String = monitor.query_one(all, &[]).await?.get(0);
+    assert_eq!(seen.lines().count(), origin.value::<String>(all).await?.lines().count());
+    assert!(seen.contains("shard t") && seen.contains("slot of edge jfk"), "{seen}");
+    for query in [
+        "SELECT foreshard.commit_token()",
+        "SELECT * FROM foreshard.edges",
+        "SELECT * FROM foreshard.health_edges()",
+    ] {
+        assert_eq!(*error_of(&monitor, query).await?.code(), S::INSUFFICIENT_PRIVILEGE, "{query}");
+    }
+    let url = origin.cluster.url_of("monitor", "monitor", "postgres");
+    let doctor = std::process::Command::new(foreshard_tests::foreshard_binary()?)
+        .args(["doctor", "--origin", &url])
+        .output()?;
+    let said = String::from_utf8_lossy(&doctor.stdout);
+    assert!(
+        doctor.status.success() && said.contains("shard t"),
+        "{said}{}",
+        String::from_utf8_lossy(&doctor.stderr)
+    );
+    Ok(())
+}
+
 async fn two_edges(origin: &Origin) -> Result<(EdgeLogin, EdgeLogin)> {
     origin
         .db
