@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use foreshard_tests::{ClusterOptions, Server, SidecarOptions, StopMode, eventually};
 use tokio_postgres::error::SqlState;
 
@@ -291,6 +291,51 @@ async fn settings_that_do_not_fit_are_mended_by_their_statements() -> Result<()>
     for (name, ..) in faults {
         let (status, detail, fix) = check(&origin, name).await?.expect("a line");
         assert!(status == "ok" || detail.contains("loads any output plugin"), "{name}: {detail}, {fix:?}");
+    }
+    Ok(())
+}
+
+/// What stands between these lines of docs/operations.md.
+fn block_of_operations(from: &str) -> Result<String> {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md"))?;
+    let (_, rest) = page.split_once(&format!("   ```{from}\n")).context("the block")?;
+    Ok(rest.split("```").next().unwrap_or_default().to_owned())
+}
+
+#[tokio::test]
+async fn both_ways_to_set_a_server_up_are_written_as_it_takes_them() -> Result<()> {
+    let (file, sql) = (block_of_operations("ini")?, block_of_operations("sql")?);
+    let mut options = ClusterOptions::new()?;
+    options.output_plugins = None;
+    options.wal_level = "replica".to_owned();
+    for in_file in [true, false] {
+        let mut origin = Origin::with(options.clone()).await?;
+        // Minor releases without the list refuse it.
+        let known = "SELECT current_setting('output_plugin_libraries', true) IS NOT NULL";
+        let known: bool = origin.value(known).await?;
+        let lines = |text: &str| -> Vec<String> {
+            text.lines().filter(|line| known || !line.contains("output_plugin")).map(str::to_owned).collect()
+        };
+        if in_file {
+            let conf = origin.cluster.data_dir().join("postgresql.conf");
+            let text = std::fs::read_to_string(&conf)? + &lines(&file).join("\n") + "\n";
+            std::fs::write(&conf, text)?;
+        } else {
+            for line in lines(&sql).iter().filter(|line| line.contains("ALTER")) {
+                origin.db.batch_execute(line).await?;
+            }
+        }
+        origin.cluster.restart(StopMode::Fast).await?;
+        origin.db = origin.cluster.connect().await?;
+        for name in ["wal_level", "max_slot_wal_keep_size"] {
+            assert_eq!(check(&origin, name).await?.expect("a line").0, "ok", "{name}, in a file: {in_file}");
+        }
+        if known {
+            let libraries: String = origin.value("SHOW output_plugin_libraries").await?;
+            assert_eq!(libraries, "foreshard, pgoutput", "in a file: {in_file}");
+            assert_eq!(check(&origin, "output_plugin_libraries").await?.expect("a line").0, "ok");
+        }
+        origin.create_slot().await?;
     }
     Ok(())
 }
