@@ -188,6 +188,7 @@ mod tests {
     #[test]
     fn golden_fetch_part() {
         assert_eq!(hex(&first_part()), "010209636172743f633d3432030202696400026174070100010200000102");
+        assert_eq!((hex(&ColumnKind::Padded), hex(&ColumnKind::Opaque)), ("08".into(), "12".into()));
         let mappings = vec![Mapping { function_id: "f".into(), shards: vec!["cart".into()] }];
         let horizon = FetchPart::Horizon(Horizon { flushed: Lsn(5), settled: true, mappings });
         assert_eq!(hex(&horizon), "040501010166010463617274");

@@ -5,7 +5,7 @@ use bincode::{Decode, Encode};
 use crate::{Column, EdgeName, Lsn, Row, RowOrder, Snapshot, Witness};
 
 /// Version of the kept form; a file of another version is thrown away.
-pub const DISK_VERSION: u16 = 2;
+pub const DISK_VERSION: u16 = 3;
 
 /// One copy of a shard instance, with everything that is needed to serve it and to keep it current.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]

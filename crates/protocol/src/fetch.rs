@@ -118,7 +118,8 @@ pub struct Column {
     pub kind: ColumnKind,
 }
 
-/// How a value's text becomes JSON (as `row_to_json` would write it) and how filters compare it.
+/// How a value's text becomes JSON (as `row_to_json` would write it) and how filters compare it. All kinds from [`Self::Padded`]
+/// on are written as [`Self::Text`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum ColumnKind {
     /// smallint, integer, bigint: a JSON number. (oid is `Text`: `row_to_json` writes it as a string.)
@@ -127,9 +128,9 @@ pub enum ColumnKind {
     Number,
     /// boolean: the text is `true` or `false`.
     Bool,
-    /// The text is already JSON: json, jsonb, and arrays and composites turned into JSON at the origin.
+    /// The text is already JSON: json, jsonb, and arrays and composites turned into JSON at the origin. Not compared.
     Json,
-    /// A JSON string holding the type's text form.
+    /// A JSON string holding the type's text form, compared by its bytes.
     Text,
     /// date, ISO 8601 text, written as a JSON string.
     Date,
@@ -137,6 +138,39 @@ pub enum ColumnKind {
     Timestamp,
     /// timestamp with time zone, ISO 8601 text with `T` and offset (the origin writes it in UTC), a JSON string.
     TimestampTz,
+    /// character(n): blanks at the end do not count.
+    Padded,
+    /// uuid, in lower case with hyphens.
+    Uuid,
+    /// bytea, as `\x` and hexadecimal digits.
+    Bytea,
+    /// time without time zone.
+    Time,
+    /// A whole number that JSON has as a string: oid, xid, xid8.
+    Oid,
+    /// inet and cidr.
+    Network,
+    /// macaddr and macaddr8.
+    Mac,
+    /// interval, in the style `postgres`.
+    Interval,
+    /// money, as the locale C writes it: `-$1,234.50`.
+    Money,
+    /// An enum: equal if the labels are; their order is known to the origin only.
+    Enum,
+    /// Values that only the origin can compare.
+    Opaque,
+}
+
+impl ColumnKind {
+    /// Of the kinds that say how a value is written, the one that writes as this does.
+    pub fn written(self) -> ColumnKind {
+        use ColumnKind::{Bool, Date, Int, Json, Number, Text, Timestamp, TimestampTz};
+        match self {
+            Int | Number | Bool | Json | Date | Timestamp | TimestampTz => self,
+            _ => Text,
+        }
+    }
 }
 
 /// A number that two descriptions of rows share only if they are the same: what a change of a row needs to have in common with

@@ -5,7 +5,7 @@ use crate::{Column, Row};
 /// Rows as a function gets them with `Accept: application/x-bincode`.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct RowSet {
-    /// The columns of every row.
+    /// The columns of every row, with the kinds that [`ColumnKind::written`](crate::ColumnKind::written) gives.
     pub columns: Vec<Column>,
     /// The rows.
     pub rows: Vec<Row>,

@@ -59,7 +59,10 @@ impl RowForm {
         Ok(RowForm {
             columns: chosen
                 .iter()
-                .map(|column| Column { name: column.name.clone(), kind: value::kind(column.column_type).0 })
+                .map(|column| Column {
+                    name: column.name.clone(),
+                    kind: value::kind_under(column.column_type, column.collation),
+                })
                 .collect(),
             chosen,
             key,

@@ -173,7 +173,44 @@ pub(crate) fn kind(column_type: Oid) -> (ColumnKind, bool) {
         pg_sys::TIMESTAMPTZOID => (ColumnKind::TimestampTz, false),
         pg_sys::JSONOID | pg_sys::JSONBOID => (ColumnKind::Json, false),
         other if is_nested(other) || casts::to_json(other).is_some() => (ColumnKind::Json, true),
-        _ => (ColumnKind::Text, false),
+        other => (text_kind(other), false),
+    }
+}
+
+/// As [`kind`], for a column with a collation: under one that is not deterministic, texts that differ may be equal.
+pub(crate) fn kind_under(column_type: Oid, collation: Oid) -> ColumnKind {
+    match kind(column_type).0 {
+        // SAFETY: a catalog lookup.
+        ColumnKind::Text | ColumnKind::Padded
+            if collation != Oid::INVALID && !unsafe { pg_sys::get_collation_isdeterministic(collation) } =>
+        {
+            ColumnKind::Opaque
+        }
+        kind => kind,
+    }
+}
+
+/// How filters compare a type that JSON has as a string.
+fn text_kind(base: Oid) -> ColumnKind {
+    match base {
+        pg_sys::TEXTOID
+        | pg_sys::VARCHAROID
+        | pg_sys::NAMEOID
+        | pg_sys::CHAROID
+        | pg_sys::BITOID
+        | pg_sys::VARBITOID => ColumnKind::Text,
+        pg_sys::BPCHAROID => ColumnKind::Padded,
+        pg_sys::UUIDOID => ColumnKind::Uuid,
+        pg_sys::BYTEAOID => ColumnKind::Bytea,
+        pg_sys::TIMEOID => ColumnKind::Time,
+        pg_sys::OIDOID | pg_sys::XIDOID | pg_sys::XID8OID => ColumnKind::Oid,
+        pg_sys::INETOID | pg_sys::CIDROID => ColumnKind::Network,
+        pg_sys::MACADDROID | pg_sys::MACADDR8OID => ColumnKind::Mac,
+        pg_sys::INTERVALOID => ColumnKind::Interval,
+        pg_sys::MONEYOID => ColumnKind::Money,
+        // SAFETY: a catalog lookup.
+        other if unsafe { pg_sys::get_typtype(other) } as u8 == pg_sys::TYPTYPE_ENUM => ColumnKind::Enum,
+        _ => ColumnKind::Opaque,
     }
 }
 

@@ -34,18 +34,18 @@ pub(super) fn to_arrow(columns: &[Column], rows: &[&Row]) -> Result<Vec<u8>, Str
 }
 
 fn field(column: &Column) -> Field {
-    let (kind, of) = match column.kind {
+    let (kind, of) = match column.kind.written() {
         ColumnKind::Int => (DataType::Int64, "int"),
         // Text, because no binary type has room for every numeric: NaN, the infinities, a hundred thousand digits.
         ColumnKind::Number => (DataType::Utf8, "number"),
         ColumnKind::Bool => (DataType::Boolean, "bool"),
         ColumnKind::Json => (DataType::Utf8, "json"),
-        ColumnKind::Text => (DataType::Utf8, "text"),
         ColumnKind::Date => (DataType::Date32, "date"),
         ColumnKind::Timestamp => (DataType::Timestamp(TimeUnit::Microsecond, None), "timestamp"),
         ColumnKind::TimestampTz => {
             (DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), "timestamptz")
         }
+        _ => (DataType::Utf8, "text"),
     };
     let metadata = HashMap::from([("foreshard.kind".to_owned(), of.to_owned())]);
     Field::new(&column.name, kind, true).with_metadata(metadata)
@@ -64,15 +64,15 @@ fn array<'a>(kind: ColumnKind, values: impl Iterator<Item = Option<&'a str>>) ->
             Arc::new(builder.finish()) as ArrayRef
         }};
     }
-    Some(match kind {
+    Some(match kind.written() {
         ColumnKind::Int => build!(Int64Builder::new(), |text: &str| text.parse::<i64>().ok()),
         ColumnKind::Bool => build!(BooleanBuilder::new(), |text: &str| text.parse::<bool>().ok()),
-        ColumnKind::Number | ColumnKind::Json | ColumnKind::Text => build!(StringBuilder::new(), Some),
         ColumnKind::Date => build!(Date32Builder::new(), date),
         ColumnKind::Timestamp => build!(TimestampMicrosecondBuilder::new(), moment),
         ColumnKind::TimestampTz => {
             build!(TimestampMicrosecondBuilder::new().with_timezone("UTC"), moment)
         }
+        _ => build!(StringBuilder::new(), Some),
     })
 }
 

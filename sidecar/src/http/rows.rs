@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use foreshard_edge::rows::{Query, to_json, to_ndjson};
 use foreshard_edge::{Answer, FunctionShard, Part, Refusal, Request, ServedFrom};
-use foreshard_protocol::{InstanceId, Lsn, RowSet, encode};
+use foreshard_protocol::{Column, InstanceId, Lsn, RowSet, encode};
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
@@ -262,7 +262,11 @@ fn body(query: &Query, part: &Part, format: Format) -> Result<(Bytes, Tag), Prob
         Format::Ndjson => to_ndjson(&columns, each()),
         Format::Arrow => to_arrow(&columns, &each().collect::<Vec<_>>())
             .map_err(|column| Problem::not_in_this_format(&column))?,
-        Format::Bincode => encode(&RowSet { columns, rows: rows.into_iter().map(Cow::into_owned).collect() }),
+        Format::Bincode => {
+            let written = |column: Column| Column { kind: column.kind.written(), ..column };
+            let columns = columns.into_iter().map(written).collect();
+            encode(&RowSet { columns, rows: rows.into_iter().map(Cow::into_owned).collect() })
+        }
     };
     let body = foreshard_edge::Body::new(bytes);
     Ok((body.json, Tag::Of(body.etag)))

@@ -49,7 +49,7 @@ fn json(value: Option<&str>, kind: ColumnKind) -> String {
         ColumnKind::Int | ColumnKind::Bool | ColumnKind::Json => text.to_owned(),
         ColumnKind::Number if text.contains("NaN") || text.contains("Infinity") => string(),
         ColumnKind::Number => text.to_owned(),
-        ColumnKind::Text | ColumnKind::Date | ColumnKind::Timestamp | ColumnKind::TimestampTz => string(),
+        _ => string(),
     }
 }
 

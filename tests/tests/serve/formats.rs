@@ -91,6 +91,73 @@ async fn filters_select_what_sql_would() -> Result<()> {
     Ok(())
 }
 
+/// Types whose text is not the value, and of which one value has several texts.
+const TYPES: &str = "
+    CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy');
+    CREATE TABLE thing (id int PRIMARY KEY, c char(5), u uuid, m mood, y money, b bytea, tags text[], i interval, n inet, d date,
+        tz timestamptz, r int4range, o oid, t time, w macaddr);
+    INSERT INTO thing VALUES
+        (1, 'ab', 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', 'happy', 9, '\\xdeadbeef', '{a,b1}', '1 mon', '10.0.0.9', '0044-03-15 BC',
+            '2026-01-02 03:04:05.6+00', '[1,5)', 9, '09:00', '08:00:2b:01:02:03'),
+        (2, 'abc', 'b0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11', 'sad', 1000.5, '\\x00', '{}', '9 days', '10.0.0.0/8', '12026-01-01',
+            '0001-01-01 00:00+00 BC', '[2,3)', 10, '10:30:00.5', '00:00:2b:01:02:03'),
+        (3, '', NULL, 'ok', -2, '', NULL, '-1 day', '::1', '2026-01-02', 'infinity', NULL, NULL, NULL, NULL);
+    SELECT foreshard.create_shard('things', 'thing');
+    SELECT foreshard.map_function('compare', '{things}');";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_type_is_compared_as_sql_would_or_not_at_all() -> Result<()> {
+    let shop = Shop::open().await?;
+    shop.db.batch_execute(TYPES).await?;
+    let edge = Sidecar::start(&shop.login).await?;
+    for (query, sql) in [
+        ("c=eq.ab", "c = 'ab'"),
+        ("c=gt.ab", "c > 'ab' COLLATE \"C\""),
+        ("u=eq.A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11", "u = 'A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11'"),
+        ("u=gt.a0eebc999c0b4ef8bb6d6bb9bd380a11", "u > 'a0eebc999c0b4ef8bb6d6bb9bd380a11'"),
+        ("m=in.(sad,happy)", "m IN ('sad', 'happy')"),
+        ("y=gt.10", "y > '10'"),
+        ("y=eq.$1,000.50", "y = '$1,000.50'"),
+        ("b=eq.\\xDEADBEEF", "b = '\\xDEADBEEF'"),
+        ("b=lt.\\x0A", "b < '\\x0A'"),
+        ("i=gt.10 days", "i > '10 days'"),
+        ("i=eq.30 days", "i = '30 days'"),
+        ("n=lt.10.0.0.10", "n < '10.0.0.10'"),
+        ("n=eq.10.0.0.9/32", "n = '10.0.0.9/32'"),
+        ("d=lt.0001-01-01", "d < '0001-01-01'"),
+        ("d=gt.9999-12-31", "d > '9999-12-31'"),
+        ("d=eq.2026-01-02 12:00", "d = '2026-01-02 12:00'"),
+        ("tz=eq.2026-01-02 03:04:05.6%2B00", "tz = '2026-01-02 03:04:05.6+00'"),
+        ("tz=lt.1900-01-01", "tz < '1900-01-01 00:00+00'"),
+        ("o=gt.9", "o > '9'"),
+        ("t=eq.09:00", "t = '09:00'"),
+        ("w=eq.08002B:010203", "w = '08002B:010203'"),
+        ("r=is.not_null", "r IS NOT NULL"),
+    ] {
+        let sql = format!("SELECT coalesce(array_agg(id ORDER BY id), '{{}}') FROM thing WHERE {sql}");
+        let expected: Vec<i32> = shop.db.query_one(&sql, &[]).await.context(query)?.get(0);
+        let answer = edge.http.rows("compare", "things", &query.replace(' ', "%20"), &[]).await?;
+        ensure!(answer.status == 200, "{query}: {}", answer.text());
+        let rows = answer.json()?;
+        let found: Vec<_> = rows.as_array().into_iter().flatten().map(|row| row["id"].clone()).collect();
+        assert_eq!(Value::from(found), json!(expected), "{query}");
+    }
+    for column in ["c COLLATE \"C\"", "u", "y", "b", "i", "n", "d", "tz", "o", "t", "w"] {
+        let name = column.split(' ').next().unwrap_or_default();
+        let sql = format!("SELECT array_agg(id ORDER BY {column}, id) FROM thing");
+        let expected: Vec<i32> = shop.db.query_one(&sql, &[]).await.context(column)?.get(0);
+        let rows = edge.http.rows("compare", "things", &format!("order={name}"), &[]).await?.json()?;
+        let found: Vec<_> = rows.as_array().into_iter().flatten().map(|row| row["id"].clone()).collect();
+        assert_eq!(Value::from(found), json!(expected), "{column}");
+    }
+    for query in ["m=gt.sad", "order=m", "tags=eq.{a,b1}", "order=tags", "r=eq.[1,5)", "r=lt.[1,5)"] {
+        let query = query.replace('{', "%7B").replace('}', "%7D").replace('[', "%5B");
+        let answer = edge.http.rows("compare", "things", &query, &[]).await?;
+        ensure!(answer.status == 400 && answer.text().contains("bad-filter"), "{query}: {}", answer.text());
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_format_has_the_same_rows() -> Result<()> {
     let (_shop, edge) = open().await?;

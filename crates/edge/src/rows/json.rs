@@ -56,7 +56,7 @@ fn scalar(out: &mut Vec<u8>, kind: ColumnKind, text: &str) {
         ColumnKind::Int | ColumnKind::Bool | ColumnKind::Json => true,
         // NaN and the infinities are no JSON numbers and start with a letter (after a sign).
         ColumnKind::Number => text.trim_start_matches('-').starts_with(|c: char| c.is_ascii_digit()),
-        ColumnKind::Text | ColumnKind::Date | ColumnKind::Timestamp | ColumnKind::TimestampTz => false,
+        _ => false,
     };
     if raw { out.extend_from_slice(text.as_bytes()) } else { string(out, text) }
 }

@@ -1,9 +1,13 @@
 //! Rows as functions see them: JSON as `row_to_json` writes it, and queries in PostgREST's syntax.
 
+mod decimal;
 mod filter;
 mod json;
+mod moment;
 mod order;
 mod query;
+mod syntax;
+mod value;
 
 pub use filter::{Comparison, Condition, Filter};
 pub use json::{to_json, to_ndjson};

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use foreshard_protocol::{Comparison, Row};
 
-use super::filter::Decimal;
+use super::decimal::Decimal;
 
 /// How two rows are sorted by these columns, ascending with NULL last; `None` where the text of a value does not tell.
 pub(crate) fn compare(by: &[(u16, Comparison)], a: &Row, b: &Row) -> Option<Ordering> {

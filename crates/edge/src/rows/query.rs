@@ -2,7 +2,9 @@ use std::cmp::Ordering;
 
 use foreshard_protocol::{Column, ColumnKind, KeyPart, Row};
 
-use super::filter::{Comparison, Condition, Filter, Value, position};
+use super::filter::{Comparison, Condition, Filter, position};
+use super::syntax::{count, group, operation, orders, quoted_name, select};
+use super::value::{self, Value};
 
 /// A query on the rows of one shard instance, in PostgREST's syntax.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,9 +24,9 @@ pub struct Query {
 /// One column of a sort order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Order {
-    column: String,
-    descending: bool,
-    nulls_first: bool,
+    pub(super) column: String,
+    pub(super) descending: bool,
+    pub(super) nulls_first: bool,
 }
 
 /// What is wrong with a query, in words for whoever wrote it. Never holds a row's values.
@@ -36,6 +38,16 @@ pub enum QueryError {
     /// The value is not of the column's type.
     #[error("the value for {0:?} is not a valid {1}")]
     WrongType(String, &'static str),
+    /// Which values are equal can't be told from their text.
+    #[error(
+        "{0:?} is {1}, which an edge can't compare: filter it in the function, or make it part of the shard's key or predicate"
+    )]
+    Incomparable(String, &'static str),
+    /// Which value is greater can't be told from their text.
+    #[error(
+        "{0:?} is {1}, whose order an edge does not know: use eq, neq or in, sort in the function, or make it part of the shard's key or predicate"
+    )]
+    Unordered(String, &'static str),
     /// The filter could not be read.
     #[error(
         "{0:?}: expected column=operator.value, with eq, neq, gt, gte, lt, lte, in, is, like or ilike, and not. before it to negate"
@@ -52,8 +64,8 @@ pub enum QueryError {
     TooComplex,
 }
 
-const MAX_CONDITIONS: usize = 100;
-const MAX_DEPTH: usize = 8;
+pub(super) const MAX_CONDITIONS: usize = 100;
+pub(super) const MAX_DEPTH: usize = 8;
 
 /// The rows and columns a query selects.
 pub struct Selected<'a> {
@@ -76,7 +88,7 @@ impl Query {
                 "offset" => query.offset = whole(value, "expected a number of rows, 0 or more")?,
                 "select" if value == "*" => query.select = None,
                 "select" => query.select = Some(select(value)?),
-                "order" => query.order = value.split(',').map(order).collect::<Result<_, _>>()?,
+                "order" => query.order = orders(value)?,
                 "and" | "or" | "not.and" | "not.or" => {
                     query.filters.push(group(&format!("{name}{value}"), 0, &mut conditions)?);
                 }
@@ -84,7 +96,7 @@ impl Query {
                     count(&mut conditions)?;
                     let filter =
                         operation(value).ok_or_else(|| QueryError::Filter(format!("{column}={value}")))?;
-                    query.filters.push(filter(column));
+                    query.filters.push(filter(&quoted_name(column).unwrap_or_else(|| column.to_owned())));
                 }
             }
         }
@@ -118,7 +130,11 @@ impl Query {
         let order: Vec<_> = self
             .order
             .iter()
-            .map(|order| position(columns, &order.column).map(|at| (at, order)))
+            .map(|order| {
+                let at = position(columns, &order.column)?;
+                value::comparable(&columns[at], true)?;
+                Ok((at, order))
+            })
             .collect::<Result<_, _>>()?;
         let select = match &self.select {
             None => None,
@@ -166,166 +182,6 @@ impl Order {
             }
         }
     }
-}
-
-fn count(conditions: &mut usize) -> Result<(), QueryError> {
-    *conditions += 1;
-    if *conditions > MAX_CONDITIONS { Err(QueryError::TooComplex) } else { Ok(()) }
-}
-
-fn select(text: &str) -> Result<Vec<(String, String)>, QueryError> {
-    let bad = || QueryError::Parameter("select".into(), "expected column,column or alias:column");
-    let item = |item: &str| match item.trim().split_once(':') {
-        Some((alias, column)) if !alias.is_empty() && !column.is_empty() => {
-            Ok((column.to_owned(), alias.to_owned()))
-        }
-        None if !item.trim().is_empty() => Ok((item.trim().to_owned(), item.trim().to_owned())),
-        _ => Err(bad()),
-    };
-    text.split(',').map(item).collect()
-}
-
-fn order(text: &str) -> Result<Order, QueryError> {
-    let bad = || {
-        QueryError::Parameter(
-            "order".into(),
-            "expected column.asc|desc.nullsfirst|nullslast, comma-separated",
-        )
-    };
-    let mut parts = text.trim().split('.');
-    let column = parts.next().filter(|column| !column.is_empty()).ok_or_else(bad)?.to_owned();
-    let (mut descending, mut nulls_first) = (false, None);
-    for part in parts {
-        match part {
-            "asc" => descending = false,
-            "desc" => descending = true,
-            "nullsfirst" => nulls_first = Some(true),
-            "nullslast" => nulls_first = Some(false),
-            _ => return Err(bad()),
-        }
-    }
-    Ok(Order { column, descending, nulls_first: nulls_first.unwrap_or(descending) })
-}
-
-/// `operator.value`, as a filter that only lacks its column.
-fn operation(text: &str) -> Option<impl Fn(&str) -> Filter> {
-    let (negated, text) = match text.strip_prefix("not.") {
-        Some(rest) => (true, rest),
-        None => (false, text),
-    };
-    let (operator, value) = text.split_once('.')?;
-    let orders: &'static [Ordering] = match operator {
-        "eq" => &[Ordering::Equal],
-        "neq" => &[Ordering::Less, Ordering::Greater],
-        "gt" => &[Ordering::Greater],
-        "gte" => &[Ordering::Greater, Ordering::Equal],
-        "lt" => &[Ordering::Less],
-        "lte" => &[Ordering::Less, Ordering::Equal],
-        _ => &[],
-    };
-    let comparison = match operator {
-        _ if !orders.is_empty() => Comparison::Order(orders, value.to_owned()),
-        "in" => Comparison::In(list(value.strip_prefix('(')?.strip_suffix(')')?)?),
-        "is" => Comparison::Is(match value {
-            "null" | "unknown" => None,
-            "true" => Some(true),
-            "false" => Some(false),
-            _ => return None,
-        }),
-        "like" | "ilike" => Comparison::Like { pattern: value.to_owned(), ignore_case: operator == "ilike" },
-        _ => return None,
-    };
-    Some(move |column: &str| {
-        let filter =
-            Filter::Condition(Condition { column: column.to_owned(), comparison: comparison.clone() });
-        if negated { Filter::Not(Box::new(filter)) } else { filter }
-    })
-}
-
-/// `a,b,"c,d"`; inside quotes a backslash escapes.
-fn list(text: &str) -> Option<Vec<String>> {
-    if text.is_empty() {
-        return Some(Vec::new());
-    }
-    let mut items = vec![String::new()];
-    let mut quoted = false;
-    let mut chars = text.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '"' => quoted = !quoted,
-            '\\' if quoted => items.last_mut()?.push(chars.next()?),
-            ',' if !quoted => items.push(String::new()),
-            c => items.last_mut()?.push(c),
-        }
-    }
-    (!quoted).then_some(items)
-}
-
-/// `and(…)`, `or(…)`, `not.and(…)`, `not.or(…)` with conditions `column.operator.value` or further groups inside.
-fn group(text: &str, depth: usize, conditions: &mut usize) -> Result<Filter, QueryError> {
-    let bad =
-        || QueryError::Parameter("and/or".into(), "expected (column.operator.value,…), groups may nest");
-    if depth >= MAX_DEPTH {
-        return Err(QueryError::TooComplex);
-    }
-    let (negated, body) = match text.strip_prefix("not.") {
-        Some(rest) => (true, rest),
-        None => (false, text),
-    };
-    let (is_and, body) = match (body.strip_prefix("and"), body.strip_prefix("or")) {
-        (Some(rest), _) => (true, rest),
-        (_, Some(rest)) => (false, rest),
-        _ => return Err(bad()),
-    };
-    let body = body.strip_prefix('(').and_then(|body| body.strip_suffix(')')).ok_or_else(bad)?;
-    let mut members = Vec::new();
-    for item in split(body).ok_or_else(bad)? {
-        let opens = ["and(", "or(", "not.and(", "not.or("].iter().any(|head| item.starts_with(head));
-        if opens {
-            members.push(group(item, depth + 1, conditions)?);
-        } else {
-            count(conditions)?;
-            let (column, rest) = item.split_once('.').ok_or_else(bad)?;
-            let rest = unquoted(rest);
-            members.push(operation(&rest).ok_or_else(|| QueryError::Filter(item.to_owned()))?(column));
-        }
-    }
-    let filter = if is_and { Filter::And(members) } else { Filter::Or(members) };
-    Ok(if negated { Filter::Not(Box::new(filter)) } else { filter })
-}
-
-/// `eq."a,b"` as `eq.a,b`: inside a group, quotation marks keep a value together.
-fn unquoted(text: &str) -> std::borrow::Cow<'_, str> {
-    let quoted =
-        text.split_once(".\"").and_then(|(operator, rest)| Some((operator, rest.strip_suffix('"')?)));
-    match quoted.and_then(|(operator, value)| Some((operator, list(&format!("\"{value}\""))?))) {
-        Some((operator, values)) if values.len() == 1 => format!("{operator}.{}", values[0]).into(),
-        _ => text.into(),
-    }
-}
-
-/// Splits at commas that are outside parentheses and quotes.
-fn split(text: &str) -> Option<Vec<&str>> {
-    let (mut depth, mut quoted, mut escaped, mut from, mut items) = (0_u32, false, false, 0, Vec::new());
-    for (i, c) in text.char_indices() {
-        match c {
-            '\\' if quoted && !escaped => {
-                escaped = true;
-                continue;
-            }
-            '"' if !escaped => quoted = !quoted,
-            '(' if !quoted => depth += 1,
-            ')' if !quoted => depth = depth.checked_sub(1)?,
-            ',' if !quoted && depth == 0 => {
-                items.push(&text[from..i]);
-                from = i + 1;
-            }
-            _ => {}
-        }
-        escaped = false;
-    }
-    items.push(&text[from..]);
-    (depth == 0 && !quoted).then_some(items)
 }
 
 #[cfg(test)]
@@ -385,6 +241,13 @@ mod tests {
             (vec![("order", "name.desc")], vec!["11", "10", "9", "12"]),
             (vec![("order", "name.desc.nullslast"), ("limit", "1")], vec!["10"]),
             (vec![("limit", "0")], vec![]),
+            (vec![("name", "is.NULL")], vec!["11"]),
+            (vec![("name", "is.not_null")], vec!["9", "10", "12"]),
+            (vec![("name", "not.is.Not_Null")], vec!["11"]),
+            (vec![("ok", "is.TRUE")], vec!["9", "12"]),
+            (vec![("\"id\"", "eq.9")], vec!["9"]),
+            (vec![("and", "(\"id\".gt.9,\"na\\me\".not.eq.\"a,b\")")], vec!["10"]),
+            (vec![("order", "\"id\".desc,\"name\""), ("limit", "1")], vec!["12"]),
         ] {
             assert_eq!(ids(&parameters), expected, "{parameters:?}");
         }
@@ -397,6 +260,70 @@ mod tests {
         let selected = query.run(&columns, &rows).unwrap();
         assert_eq!(selected.columns.iter().map(|c| &*c.name).collect::<Vec<_>>(), ["label", "id"]);
         assert_eq!(*selected.rows[0], vec![Some("nine".to_owned()), Some("9".to_owned())]);
+    }
+
+    #[test]
+    fn a_name_in_quotation_marks_may_hold_anything() {
+        let odd = "a.b,c:\"d(";
+        let columns = vec![Column { name: odd.into(), kind: ColumnKind::Int }];
+        let rows: Vec<Row> = ["1", "2"].map(|text| vec![Some(text.to_owned())]).into();
+        let quoted = "\"a.b,c:\\\"d(\"";
+        let (select, order) = (format!("\"x:y\":{quoted},{quoted}"), format!("{quoted}.desc"));
+        let group = format!("({quoted}.gt.0,not.and({quoted}.eq.3))");
+        let query =
+            Query::parse([("select", &*select), ("order", &*order), ("or", &*group), (quoted, "lt.9")]);
+        let query = query.unwrap();
+        let selected = query.run(&columns, &rows).unwrap();
+        assert_eq!(selected.columns.iter().map(|c| &*c.name).collect::<Vec<_>>(), ["x:y", odd]);
+        assert_eq!(selected.rows[0][0].as_deref(), Some("2"));
+    }
+
+    #[test]
+    fn what_only_the_origin_can_compare_is_refused() {
+        let kinds = [
+            ("m", ColumnKind::Enum),
+            ("r", ColumnKind::Opaque),
+            ("j", ColumnKind::Json),
+            ("u", ColumnKind::Uuid),
+        ];
+        let columns = kinds.map(|(name, kind)| Column { name: name.into(), kind });
+        let rows: [Row; 2] = [
+            ["sad", "[1,2)", "[1]", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"]
+                .map(|text| Some(text.to_owned()))
+                .into(),
+            vec![None; 4],
+        ];
+        let run = |name: &str, value: &str| {
+            Query::parse([(name, value)]).unwrap().run(&columns, &rows).map(|selected| selected.rows.len())
+        };
+        for (name, value, found) in [
+            ("m", "eq.sad", 1),
+            ("m", "neq.ok", 1),
+            ("m", "in.(sad,ok)", 1),
+            ("r", "is.null", 1),
+            ("j", "is.not_null", 1),
+            ("u", "in.(A0EEBC999C0B4EF8BB6D6BB9BD380A11)", 1),
+            ("u", "gt.a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a10", 1),
+            ("order", "u.desc", 2),
+        ] {
+            assert_eq!(run(name, value), Ok(found), "{name}={value}");
+        }
+        for (name, value) in [("m", "gt.sad"), ("m", "lte.sad"), ("order", "m")] {
+            assert!(matches!(run(name, value), Err(QueryError::Unordered(..))), "{name}={value}");
+        }
+        for (name, value) in [
+            ("order", "u,r.desc"),
+            ("order", "j"),
+            ("r", "lt.[1,2)"),
+            ("r", "eq.[1,2)"),
+            ("j", "eq.{1}"),
+            ("j", "in.({1})"),
+            ("j", "neq.1"),
+            ("or", "(r.eq.1,u.is.null)"),
+        ] {
+            assert!(matches!(run(name, value), Err(QueryError::Incomparable(..))), "{name}={value}");
+        }
+        assert!(matches!(run("u", "eq.a0eebc99"), Err(QueryError::WrongType(..))));
     }
 
     #[test]
@@ -443,7 +370,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_panics(name in "id|name|and|or|select|order|limit|x", value in "\\PC{0,30}|[a-z.(),\"\\\\*%_0-9]{0,30}") {
+        fn nothing_panics(name in "id|name|and|or|select|order|limit|x", value in "\\PC{0,30}|[a-z.:(),\"\\\\*%_0-9]{0,30}") {
             let (columns, rows) = table();
             if let Ok(query) = Query::parse([(name.as_str(), value.as_str())]) {
                 let _ = query.run(&columns, &rows);
