@@ -119,7 +119,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     Setting {
         name: "max_head",
         default: "64KiB",
-        help: "largest request line and headers together, 8 KiB to 1 MiB; larger ones get 431",
+        help: "largest request line and header fields together, 8 KiB to 1 MiB; larger ones, and more than 256 fields, get 431",
     },
     Setting {
         name: "max_url",

@@ -7,8 +7,6 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::http::{HeaderName, header};
@@ -16,9 +14,10 @@ use axum::response::{IntoResponse, Response};
 use bytes::{Buf, BytesMut};
 use http_body_util::BodyExt;
 use httparse::{Header, Request, Status};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::sleep;
 
+use super::heads::{Bounds, Heads};
 use super::rows::{self, Rows};
 use super::server::Desk;
 
@@ -37,8 +36,9 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     desk: &Desk,
     idle: Duration,
+    bounds: Bounds,
     closing: impl Future<Output = ()>,
-) -> Option<Rewound<S>> {
+) -> Option<Heads<S>> {
     let mut read = BytesMut::with_capacity(READ);
     let mut ahead = BytesMut::new();
     let mut out = Vec::with_capacity(2 * READ);
@@ -48,8 +48,9 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     loop {
         while !read.is_empty() {
             let mut fields = [const { MaybeUninit::uninit() }; FIELDS];
-            let Some((target, fields, length)) = simple(&read, &mut fields) else {
-                return Some(Rewound { read, stream });
+            let found = simple(&read, &mut fields).filter(|(.., length)| *length <= bounds.head);
+            let Some((target, fields, length)) = found else {
+                return Some(Heads::new(stream, read, bounds));
             };
             let answer = {
                 let mut answering = std::pin::pin!(desk.rows(target, fields));
@@ -233,52 +234,5 @@ impl Date {
             *self = Date { second, text: httpdate::fmt_http_date(now) };
         }
         field(out, &header::DATE, self.text.as_bytes());
-    }
-}
-
-/// A stream whose first bytes have been read already.
-pub(super) struct Rewound<S> {
-    read: BytesMut,
-    stream: S,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.read.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(cx, buf);
-        }
-        let count = self.read.len().min(buf.remaining());
-        buf.put_slice(&self.read.split_to(count));
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

@@ -6,6 +6,7 @@ mod direct;
 mod encoding;
 #[cfg(test)]
 mod fuzz;
+mod heads;
 mod invocations;
 mod metrics;
 mod openapi;

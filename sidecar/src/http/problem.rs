@@ -68,6 +68,25 @@ impl Problem {
         Self::new(StatusCode::URI_TOO_LONG, "too-large", "Too large", detail)
     }
 
+    /// A request whose head is not HTTP; the connection ends with this answer.
+    pub(super) fn bad_head(detail: impl Into<String>) -> Self {
+        Self::bad_request("bad-head", detail).with(header::CONNECTION, "close")
+    }
+
+    /// As [`Self::bad_head`].
+    pub(super) fn large_head(most: usize) -> Self {
+        let detail = format!("request line and header fields together are longer than {most} bytes");
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        Self::new(status, "too-large", "Too large", detail).with(header::CONNECTION, "close")
+    }
+
+    /// As [`Self::bad_head`].
+    pub(super) fn many_fields(most: usize) -> Self {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        let detail = format!("there are more than {most} header fields");
+        Self::new(status, "too-large", "Too large", detail).with(header::CONNECTION, "close")
+    }
+
     pub(crate) fn slow_body() -> Self {
         let detail = "the body did not arrive in time";
         Self::new(StatusCode::REQUEST_TIMEOUT, "slow", "The request took too long", detail)
@@ -177,13 +196,23 @@ impl From<QueryError> for Problem {
     }
 }
 
+impl Problem {
+    pub(super) const MEDIA_TYPE: &str = "application/problem+json";
+
+    pub(super) fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    pub(super) fn document(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let body = serde_json::to_vec(&self).unwrap_or_default();
-        let mut response = (status, body).into_response();
+        let mut response = (self.status(), self.document()).into_response();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(Self::MEDIA_TYPE));
         headers.extend(self.headers);
         response
     }

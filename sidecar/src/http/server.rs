@@ -5,9 +5,12 @@
 //! Everything else goes through axum.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -28,6 +31,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tower_service::Service;
 
+use super::heads::{Bounds, Heads, MOST_FIELDS};
 use super::params::Fields;
 use super::patience::Patient;
 use super::rows::{self, Rows};
@@ -169,7 +173,7 @@ impl Server {
     }
 }
 
-/// How a connection learns that the server ends.
+/// How a connection learns that the server ends, and the server that the connection has ended.
 struct Ending {
     watcher: Watcher,
     closing: watch::Receiver<bool>,
@@ -179,20 +183,58 @@ struct Ending {
 async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     desk: Arc<Desk>,
-    Ending { watcher, mut closing }: Ending,
+    Ending { watcher: _watcher, mut closing }: Ending,
 ) {
     let limits = desk.app.config.limits.clone();
-    let ends = async move { drop(closing.wait_for(|closing| *closing).await) };
-    let Some(stream) = direct::serve(stream, &desk, limits.head_timeout, ends).await else { return };
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(limits.head_timeout).max_buf_size(limits.head);
-    let service = service_fn(move |request| {
+    let bounds = Bounds { head: limits.head, url: limits.url };
+    let mut ends = pin!(async move { drop(closing.wait_for(|closing| *closing).await) });
+    let direct = direct::serve(stream, &desk, limits.head_timeout, bounds, &mut ends).await;
+    let Some(stream) = direct else { return };
+    let respond = move |request| {
         let desk = desk.clone();
-        async move { Ok::<_, Infallible>(desk.respond(request).await) }
-    });
-    if let Err(error) = watcher.watch(http.serve_connection(TokioIo::new(stream), service)).await {
+        async move { desk.respond(request).await }
+    };
+    if let Err(error) = converse(stream, bounds, limits.head_timeout, respond, ends).await {
         tracing::debug!(%error, "a connection ended");
     }
+}
+
+/// Gives a connection to hyper, until it ends or `ends` says so.
+pub(super) async fn converse<S, F>(
+    stream: Heads<S>,
+    bounds: Bounds,
+    within: Duration,
+    respond: impl Fn(Request<Incoming>) -> F,
+    mut ends: impl Future<Output = ()> + Unpin,
+) -> hyper::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    F: Future<Output = Response>,
+{
+    let refused = stream.refused();
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(within);
+    // What it gets is within these bounds.
+    http.max_buf_size(bounds.head + 1).max_headers(MOST_FIELDS);
+    let service = service_fn(|request| {
+        let answer = respond(request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let mut ending = false;
+    poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                return Poll::Ready(ended);
+            }
+            if ending || !refused.load(Ordering::Relaxed) && pin!(&mut ends).poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            ending = true;
+            connection.as_mut().graceful_shutdown();
+        }
+    })
+    .await
 }
 
 /// Where requests are taken in.

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Html;
 use chrono::DateTime;
@@ -10,6 +10,7 @@ use foreshard_protocol::InstanceId;
 use serde_json::{Value, json};
 
 use super::auth::Bearer;
+use super::params::Function;
 use super::{App, Problem};
 
 /// Instances listed for one shard.
@@ -18,7 +19,7 @@ const MOST_INSTANCES: usize = 100;
 /// `GET /v1/functions/{function_id}/shards`
 pub(super) async fn shards(
     State(app): State<Arc<App>>,
-    Path(function): Path<String>,
+    Function(function): Function,
     headers: HeaderMap,
 ) -> Result<Json<Value>, Problem> {
     let bearer = app.guard.admit(&headers, &function)?;

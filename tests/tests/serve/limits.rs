@@ -72,12 +72,43 @@ async fn requests_that_are_too_large_are_refused_by_kind() -> Result<()> {
     );
     let long_header = "x".repeat(20_000);
     let answer = edge.http.get_with("/live", &[("x-long", &long_header)]).await?;
-    assert_eq!(answer.status, 431);
+    assert_eq!(
+        (answer.status.as_u16(), answer.header("content-type")),
+        (431, Some("application/problem+json"))
+    );
     let mut many = open(&edge).await?;
-    many.write_all(format!("GET /live HTTP/1.1\r\nhost: x\r\n{}\r\n", "a: b\r\n".repeat(200)).as_bytes())
+    many.write_all(format!("GET /live HTTP/1.1\r\nhost: x\r\n{}\r\n", "a: b\r\n".repeat(300)).as_bytes())
         .await?;
     let said = rest(&mut many).await?;
-    assert!(said.starts_with("HTTP/1.1 431"), "{said}");
+    assert!(said.starts_with("HTTP/1.1 431") && said.contains("problem:too-large"), "{said}");
+    // Whether the request is simple or not.
+    for (fields, length, status) in [
+        ("", 16384, "200"),
+        ("", 16385, "431"),
+        ("content-length: 0\r\n", 16384, "200"),
+        ("content-length: 0\r\n", 16385, "431"),
+    ] {
+        let start =
+            format!("GET /v1/functions/checkout/shards/products/rows HTTP/1.1\r\nhost: x\r\n{fields}a: ");
+        let head = format!("{start}{}\r\n\r\n", "x".repeat(length - start.len() - 4));
+        let mut exact = open(&edge).await?;
+        exact.write_all(head.as_bytes()).await?;
+        let mut answer = [0; 12];
+        timeout(SOON, exact.read_exact(&mut answer)).await??;
+        assert_eq!(&answer[9..], status.as_bytes(), "{fields} {length}");
+    }
+    let mut garbage = open(&edge).await?;
+    garbage.write_all(b"garbage\r\n\r\n").await?;
+    let said = rest(&mut garbage).await?;
+    assert!(said.starts_with("HTTP/1.1 400") && said.contains("problem:bad-head"), "{said}");
+    for path in ["/v1/functions/%ff/shards", "/v1/functions/%ff/shards/products/rows"] {
+        let answer = edge.http.get(path).await?;
+        let what = (answer.status.as_u16(), answer.header("content-type"));
+        assert_eq!(what, (404, Some("application/problem+json")), "{path}");
+    }
+    let answer = edge.http.request(Method::POST, "/v1/functions/%ff/invocations", &[], "{}".into()).await?;
+    let what = (answer.status.as_u16(), answer.header("content-type"));
+    assert_eq!(what, (404, Some("application/problem+json")));
     // Said to be too large, and found to be too large.
     for head in ["content-length: 2000", "transfer-encoding: chunked"] {
         let mut body = open(&edge).await?;
