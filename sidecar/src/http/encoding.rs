@@ -9,7 +9,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use lru::LruCache;
 
-use super::params::{Fields, text};
+use super::params::{Fields, weighted};
 
 /// How a body is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,20 +32,31 @@ const ZSTD_LEVEL: i32 = 3;
 impl Encoding {
     /// The best encoding that the client takes.
     pub(super) fn accepted(headers: &(impl Fields + ?Sized)) -> Self {
-        let mut best = (Encoding::Identity, 0.0);
+        // Of those that are equally welcome the first of these.
+        let mut said = [(Encoding::Zstd, None), (Encoding::Gzip, None), (Encoding::Identity, None)];
+        let mut others = None;
         for value in headers.values(&header::ACCEPT_ENCODING) {
-            for item in text(value).unwrap_or_default().split(',') {
-                let mut parts = item.split(';').map(str::trim);
-                let encoding = match parts.next().unwrap_or_default() {
-                    name if name.eq_ignore_ascii_case("zstd") => Encoding::Zstd,
-                    name if name.eq_ignore_ascii_case("gzip") || name == "*" => Encoding::Gzip,
+            for (name, weight) in weighted(value) {
+                let of = match &*name {
+                    "zstd" => &mut said[0].1,
+                    "gzip" => &mut said[1].1,
+                    "identity" => &mut said[2].1,
+                    "*" => &mut others,
                     _ => continue,
                 };
-                let weight = parts.find_map(|part| part.strip_prefix("q=")?.parse().ok()).unwrap_or(1.0_f32);
-                // Of two that are equally welcome the one that is cheaper for both sides.
-                if weight > best.1 || (weight > 0.0 && weight == best.1 && encoding == Encoding::Zstd) {
-                    best = (encoding, weight);
-                }
+                *of = Some(weight);
+            }
+        }
+        // What is not named is as welcome as `*`; by that name everybody can read gzip. Bytes as they are always do.
+        if said[1].1.is_none() {
+            said[1].1 = others;
+        } else if said[0].1.is_none() {
+            said[0].1 = others;
+        }
+        let mut best = (Encoding::Identity, 0.0);
+        for (encoding, weight) in said {
+            if let Some(weight) = weight.filter(|weight| *weight > best.1) {
+                best = (encoding, weight);
             }
         }
         best.0
@@ -163,6 +174,11 @@ mod tests {
             ("br", Encoding::Identity),
             ("", Encoding::Identity),
             ("zstd;q=x", Encoding::Zstd),
+            ("identity;q=1, gzip;q=0.5", Encoding::Identity),
+            ("gzip, identity", Encoding::Gzip),
+            ("identity;q=0.5, *;q=0.1", Encoding::Identity),
+            ("gzip;q=0, *", Encoding::Zstd),
+            ("identity;q=0, gzip;Q=0.1", Encoding::Gzip),
         ] {
             assert_eq!(accepted(text), encoding, "{text}");
         }

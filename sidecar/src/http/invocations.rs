@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use foreshard_edge::{EdgeCore, Refusal, Request, ServedFrom};
@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::encoding::Encoding;
-use super::params::{CACHE_STATUS, FORESHARD_LSN, Format, SERVER_TIMING, min_lsn};
+use super::params::{CACHE_STATUS, FORESHARD_LSN, Format, Function, SERVER_TIMING, min_lsn};
 use super::rows::cache_status;
 use super::{App, Problem};
 use crate::serve::Execution;
@@ -24,12 +24,15 @@ struct Invocation {
     params: Map<String, Value>,
 }
 
+/// From here on not every whole number is a `f64`.
+const EXACT: f64 = 9_007_199_254_740_992.0;
+
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
 /// `POST /v1/functions/{function_id}/invocations`
 pub(super) async fn post(
     State(app): State<Arc<App>>,
-    Path(function): Path<String>,
+    Function(function): Function,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
@@ -104,12 +107,23 @@ fn read(body: &[u8]) -> Result<Map<String, Value>, Problem> {
         return Ok(Map::new());
     }
     let shape = "expected {\"params\": {\"column\": value}} with strings, numbers, booleans or null";
-    let invocation: Invocation = serde_json::from_slice(body)
-        .map_err(|_| Problem::bad_request("bad-body", format!("the body: {shape}")))?;
-    match invocation.params.iter().find(|(_, value)| value.is_array() || value.is_object()) {
-        Some((name, _)) => Err(Problem::bad_request("bad-body", format!("params.{name}: {shape}"))),
-        None => Ok(invocation.params),
+    // Of an array serde would take the elements for the fields.
+    let is_object = body.trim_ascii_start().starts_with(b"{");
+    let invocation: Invocation = Some(body)
+        .filter(|_| is_object)
+        .and_then(|body| serde_json::from_slice(body).ok())
+        .ok_or_else(|| Problem::bad_request("bad-body", format!("the body: {shape}")))?;
+    for (name, value) in &invocation.params {
+        if value.is_array() || value.is_object() {
+            return Err(Problem::bad_request("bad-body", format!("params.{name}: {shape}")));
+        }
+        // Beyond this, several numbers of the document are one of ours.
+        if value.is_f64() && value.as_f64().is_some_and(|number| number.abs() >= EXACT) {
+            let detail = format!("params.{name}: a number as large as this has to be a string");
+            return Err(Problem::bad_request("bad-body", detail));
+        }
     }
+    Ok(invocation.params)
 }
 
 /// All instances of the function for these parameters.
@@ -144,11 +158,55 @@ fn instances(
     Ok(instances)
 }
 
-/// The text of a scalar; `None` for null.
+/// The text of a scalar; `None` for null. JSON does not tell whole numbers from others: `7.0` is 7, which every type of number
+/// takes.
 fn text(value: &Value) -> Option<String> {
     match value {
         Value::Null => None,
         Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(match number.as_f64() {
+            // Below 2^53, and so the same number.
+            Some(whole) if number.is_f64() && whole.fract() == 0.0 => (whole as i64).to_string(),
+            _ => number.to_string(),
+        }),
         other => Some(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn params(body: &str) -> Option<Vec<Option<String>>> {
+        let params = read(body.as_bytes()).map_err(|problem| assert_eq!(problem.status(), 400)).ok()?;
+        Some(params.values().map(text).collect())
+    }
+
+    #[test]
+    fn bodies() {
+        let some = |text: &str| Some(text.to_owned());
+        for body in ["", " \n", "{}", "{\"params\": {}}"] {
+            assert_eq!(params(body), Some(vec![]), "{body}");
+        }
+        let body = "{\"params\": {\"a\": 7.0, \"b\": -2e3, \"c\": 0.5, \"d\": 18446744073709551615, \"e\": null, \"f\": true, \"g\": \"7.0\", \"h\": -0.0}}";
+        let texts = ["7", "-2000", "0.5", "18446744073709551615", "", "true", "7.0", "0"];
+        let mut expected: Vec<_> = texts.map(some).into();
+        expected[4] = None;
+        assert_eq!(params(body), Some(expected));
+        for body in [
+            "[{\"customer_id\": 3}]",
+            "[]",
+            "null",
+            "7",
+            "{\"params\": []}",
+            "{\"params\": {\"a\": [1]}}",
+            "{\"params\": {\"a\": {}}}",
+            "{\"param\": {}}",
+            "{\"params\": {\"a\": 36893488147419103232}}",
+            "{\"params\": {\"a\": 1e16}}",
+            "{",
+        ] {
+            assert_eq!(params(body), None, "{body}");
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! What a request says in its headers.
 
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, header};
 use foreshard_protocol::Lsn;
 use httparse::Header;
@@ -35,6 +37,31 @@ pub(crate) fn text(value: &[u8]) -> Option<&str> {
     str::from_utf8(value).ok().filter(|_| visible)
 }
 
+/// The function that a path names.
+pub(super) struct Function(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Function {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path = Path::<String>::from_request_parts(parts, state).await;
+        let named = path.map_err(|_| Problem::not_found("no function has a name that is not UTF-8"))?;
+        Ok(Function(named.0))
+    }
+}
+
+/// The items of a header that lists what is welcome, in lower case, with their weights.
+pub(super) fn weighted(value: &[u8]) -> impl Iterator<Item = (String, f32)> {
+    let items = text(value).unwrap_or_default().split(',');
+    items.filter_map(|item| {
+        let item = item.to_ascii_lowercase();
+        let mut parts = item.split(';').map(str::trim);
+        let name = parts.next().filter(|name| !name.is_empty())?;
+        let weight = parts.find_map(|part| part.strip_prefix("q=")?.parse().ok()).unwrap_or(1.0);
+        Some((name.to_owned(), weight))
+    })
+}
+
 /// How rows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
@@ -59,10 +86,8 @@ impl Format {
         let mut best: Option<(Format, f32)> = None;
         let mut said = false;
         for value in headers.values(&header::ACCEPT) {
-            for range in text(value).unwrap_or_default().split(',') {
-                let mut parts = range.split(';').map(str::trim);
-                let format = match parts.next().unwrap_or_default() {
-                    "" => continue,
+            for (range, weight) in weighted(value) {
+                let format = match &*range {
                     "*/*" | "application/*" | "application/json" => Some(Format::Json),
                     "application/x-ndjson" => Some(Format::Ndjson),
                     "application/vnd.apache.arrow.stream" => Some(Format::Arrow),
@@ -70,7 +95,6 @@ impl Format {
                     _ => None,
                 };
                 said = true;
-                let weight = parts.find_map(|part| part.strip_prefix("q=")?.parse().ok()).unwrap_or(1.0);
                 if let Some(format) = format
                     && weight > best.map_or(0.0, |(_, best)| best)
                 {
@@ -120,6 +144,7 @@ mod tests {
             ("application/x-ndjson;q=0.2, application/json;q=0.9", Some(Format::Json)),
             ("application/vnd.apache.arrow.stream", Some(Format::Arrow)),
             ("text/html, application/x-bincode", Some(Format::Bincode)),
+            ("Application/JSON;Q=0.3, application/X-NDJSON ; q=0.7", Some(Format::Ndjson)),
             ("text/html", None),
             ("application/json;q=0", None),
         ] {
