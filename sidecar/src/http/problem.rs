@@ -7,6 +7,32 @@ use foreshard_edge::rows::QueryError;
 use foreshard_protocol::FetchFailure;
 use serde::Serialize;
 
+/// Every kind of problem there is, with its status.
+pub(super) const KINDS: [(u16, &str); 22] = [
+    (400, "bad-filter"),
+    (400, "wrong-type"),
+    (400, "missing-key"),
+    (400, "bad-lsn"),
+    (400, "bad-body"),
+    (400, "bad-head"),
+    (401, "unauthorized"),
+    (403, "forbidden"),
+    (404, "unknown-function"),
+    (404, "unknown-shard"),
+    (404, "not-found"),
+    (405, "method"),
+    (406, "not-acceptable"),
+    (408, "slow"),
+    (413, "too-large"),
+    (414, "too-large"),
+    (431, "too-large"),
+    (503, "not-ready"),
+    (503, "origin-unavailable"),
+    (503, "timed-out"),
+    (503, "overloaded"),
+    (503, "broken-shard"),
+];
+
 /// An error answer.
 #[derive(Debug, Serialize)]
 pub(crate) struct Problem {
@@ -21,6 +47,7 @@ pub(crate) struct Problem {
 
 impl Problem {
     fn new(status: StatusCode, kind: &str, title: &'static str, detail: impl Into<String>) -> Self {
+        debug_assert!(KINDS.contains(&(status.as_u16(), kind)), "{status} {kind} is in no description");
         let r#type = format!("urn:foreshard:problem:{kind}");
         Problem { r#type, title, status: status.as_u16(), detail: detail.into(), headers: Vec::new() }
     }
