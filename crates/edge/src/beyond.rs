@@ -250,7 +250,12 @@ mod tests {
         land(&mut core, 6_000_000, order.id, None);
         let [again] = &orders(&mut core)[..] else { panic!("not asked again") };
         assert!(again.prove);
-        land(&mut core, 6_010_000, again.id, Some(Horizon { flushed: Lsn(150), settled: true, mappings: vec![] }));
+        land(
+            &mut core,
+            6_010_000,
+            again.id,
+            Some(Horizon { flushed: Lsn(150), settled: true, mappings: vec![] }),
+        );
         assert_eq!(replies(&mut core).len(), 1);
     }
 

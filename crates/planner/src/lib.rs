@@ -65,7 +65,7 @@ mod turns;
 mod window;
 
 pub use associations::{Associations, Expected};
-pub use config::{ConfigError, EngineConfig, Horizon, Part, PREDICTIONS_PER_TICK};
+pub use config::{ConfigError, EngineConfig, Horizon, PREDICTIONS_PER_TICK, Part};
 pub use engine::{Counters, Engine, Invocation, Observed, Prediction, Sink};
 pub use explain::{Announcement, Contribution, Explanation, InstanceRead};
 pub use hints::{Declaration, HintSays};

@@ -55,7 +55,8 @@ impl Limits {
             gain: number("foreshard.auto_shard_gain", gain, 0.05, 1.0)?,
             table_bytes: match table.trim() {
                 "" => TABLE_BYTES,
-                text => parse_bytes(text).map_err(|mistake| format!("foreshard.auto_shard_table_size: {mistake}"))?,
+                text => parse_bytes(text)
+                    .map_err(|mistake| format!("foreshard.auto_shard_table_size: {mistake}"))?,
             },
         }))
     }
@@ -143,9 +144,15 @@ mod tests {
         assert_eq!(Limits::parse("", "", "", ""), Ok(None));
         assert_eq!(Limits::parse("off", "x", "", ""), Ok(None));
         let on = Limits::parse("on", "", "", "").unwrap().unwrap();
-        assert_eq!((on.kinds.as_slice(), on.per_day, on.gain, on.table_bytes), (&HARMLESS[..], 1, 0.05, 1 << 30));
+        assert_eq!(
+            (on.kinds.as_slice(), on.per_day, on.gain, on.table_bytes),
+            (&HARMLESS[..], 1, 0.05, 1 << 30)
+        );
         let some = Limits::parse("keyed, index", "5", "0.2", "64MiB").unwrap().unwrap();
-        assert_eq!((some.kinds, some.per_day, some.gain, some.table_bytes), (vec![Kind::Keyed, Kind::Index], 5, 0.2, 64 << 20));
+        assert_eq!(
+            (some.kinds, some.per_day, some.gain, some.table_bytes),
+            (vec![Kind::Keyed, Kind::Index], 5, 0.2, 64 << 20)
+        );
         for (kinds, per_day, gain, table, named) in [
             ("everything", "", "", "", "replica_identity"),
             ("on", "many", "", "", "per_day"),

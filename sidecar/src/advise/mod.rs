@@ -131,7 +131,8 @@ pub(crate) async fn automatic(origin: &OriginAddress, edge_bytes: usize) -> anyh
     let Some(limits) = auto::limits(&client).await? else {
         return Ok(vec!["foreshard.auto_shard is off".to_owned()]);
     };
-    let judged = Judged { executions: EXECUTIONS, days: DAYS, edge_bytes, enough: ENOUGH, unread_days: UNREAD_DAYS };
+    let judged =
+        Judged { executions: EXECUTIONS, days: DAYS, edge_bytes, enough: ENOUGH, unread_days: UNREAD_DAYS };
     let stored = make(&mut client, &judged).await?;
     auto::apply(&mut client, &stored, &limits).await
 }

@@ -79,7 +79,10 @@ pub(super) async fn keep(client: &mut Client, report: Report, executions: usize)
 
 /// A text that is the same as long as these definitions are.
 async fn fingerprint(transaction: &Transaction<'_>, of: &RestsOn) -> anyhow::Result<String> {
-    let row = transaction.query_one(trial::ALL, &[&of.shards, &of.functions, &of.tables]).await.map_err(explained)?;
+    let row = transaction
+        .query_one(trial::ALL, &[&of.shards, &of.functions, &of.tables])
+        .await
+        .map_err(explained)?;
     Ok(row.get(0))
 }
 

@@ -122,7 +122,9 @@ pub(crate) fn run(args: BacktestArgs) -> anyhow::Result<()> {
 fn say(report: &impl Display) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match write!(out, "{report}").and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("could not print the scores"),
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).context("could not print the scores")
+        }
         _ => Ok(()),
     }
 }

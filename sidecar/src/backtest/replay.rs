@@ -89,7 +89,10 @@ fn cells(trace: &Trace, plan: &Plan) -> anyhow::Result<usize> {
     // A minute that is further from all others than they are from each other is hardly one that was meant.
     let mut minutes: Vec<i64> = trace.rows.iter().map(|r| r.minute).collect();
     minutes.dedup();
-    let gap = minutes.windows(2).max_by_key(|pair| pair[1] - pair[0]).filter(|pair| (pair[1] - pair[0]) * 2 > last - first);
+    let gap = minutes
+        .windows(2)
+        .max_by_key(|pair| pair[1] - pair[0])
+        .filter(|pair| (pair[1] - pair[0]) * 2 > last - first);
     let outlying = gap.map_or_else(String::new, |gap| {
         let before = minutes.partition_point(|&m| m <= gap[0]);
         let (alone, others) = if before * 2 < minutes.len() { (gap[0], gap[1]) } else { (gap[1], gap[0]) };
@@ -292,7 +295,11 @@ mod tests {
             replay(&trace, &plan(from), None).unwrap_err().to_string()
         };
         let says = refused(&[0, 1, 2, 500_000_000], 2);
-        assert!(says.contains("Minute 500000000 is 499999998 minutes away from minute 2") && says.contains("--score-from"), "{says}");
+        assert!(
+            says.contains("Minute 500000000 is 499999998 minutes away from minute 2")
+                && says.contains("--score-from"),
+            "{says}"
+        );
         assert!(refused(&[-500_000_000, 1, 2, 3], -500_000_000).contains("Minute -500000000 is"));
         let even: Vec<i64> = (0..500).map(|i| i * 1_000_000).collect();
         let says = refused(&even, 0);
@@ -301,7 +308,10 @@ mod tests {
 
     #[test]
     fn a_long_pause_is_not_gone_through_minute_by_minute() {
-        assert_eq!([after_pause(5, 6, 100), after_pause(5, 43_205, 100), after_pause(5, 43_300, 1_000)], [5, 5, 100]);
+        assert_eq!(
+            [after_pause(5, 6, 100), after_pause(5, 43_205, 100), after_pause(5, 43_300, 1_000)],
+            [5, 5, 100]
+        );
         assert_eq!(after_pause(5, 400_000_000, 399_999_990), 399_956_800);
         assert_eq!(after_pause(5, 400_000_000, 90), 90, "what is scored is scored at every step");
         let trace = "minute,function_id,count\n0,f,1\n1,f,1\n400000000,f,1\n400000010,f,1\n400000030,f,1\n";

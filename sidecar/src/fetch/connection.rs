@@ -183,7 +183,8 @@ impl Origin {
         let driver = Driver(driver);
         // A statement that waits for a lock outlives whoever asked, unless the server ends it: it is told how long to go on, and to
         // look whether anybody is still there. Not every system can do the latter.
-        let bounds = format!("SET statement_timeout = {}", self.statement_timeout.as_millis().min(i32::MAX as u128));
+        let bounds =
+            format!("SET statement_timeout = {}", self.statement_timeout.as_millis().min(i32::MAX as u128));
         let prepared = async {
             let (bounded, attentive, fetch) = tokio::join!(
                 client.batch_execute(&bounds),
@@ -315,12 +316,8 @@ mod tests {
         let nowhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let address = OriginAddress::parse(&format!("postgresql://u@{nowhere}/d")).unwrap();
         let second = Duration::from_secs(1);
-        let origin = Origin {
-            address,
-            connect_timeout: second,
-            statement_timeout: second,
-            state: Mutex::default(),
-        };
+        let origin =
+            Origin { address, connect_timeout: second, statement_timeout: second, state: Mutex::default() };
         let attempts = async || origin.state.lock().await.failed.as_ref().map_or(0, |failed| failed.attempts);
         assert!(origin.get().await.is_err());
         assert_eq!(attempts().await, 1);

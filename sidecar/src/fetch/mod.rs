@@ -61,12 +61,7 @@ pub(crate) async fn run(
     }
 }
 
-async fn in_time(
-    origin: &Origin,
-    config: &Config,
-    met: u64,
-    order: &FlightOrder,
-) -> anyhow::Result<Fetched> {
+async fn in_time(origin: &Origin, config: &Config, met: u64, order: &FlightOrder) -> anyhow::Result<Fetched> {
     let within = config.fetch_timeout;
     let deadline = Instant::now() + within;
     let late = || anyhow::anyhow!("no answer from the origin within {within:?}");

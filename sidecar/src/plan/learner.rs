@@ -184,7 +184,9 @@ impl Learner {
     /// Whether its clock is so far after `now` that the present will not teach it anything for long: the clock that it went by was wrong, and
     /// was set right. `every` is in seconds.
     pub(super) fn ahead(&self, now: DateTime<Utc>, every: i64) -> bool {
-        self.engine.clock().is_some_and(|minute| minute.saturating_mul(60) > now.timestamp() + AHEAD + 2 * every)
+        self.engine
+            .clock()
+            .is_some_and(|minute| minute.saturating_mul(60) > now.timestamp() + AHEAD + 2 * every)
     }
 
     /// Executions whose time was too far ahead to be believed.

@@ -253,7 +253,9 @@ impl Planner {
     fn start_over_if_ahead(&mut self, now: DateTime<Utc>) -> bool {
         let ahead = self.learner.ahead(now, self.settings.every);
         if ahead {
-            warn!("the clock was set back: what was learned is of a time that has not come, learning from the log again");
+            warn!(
+                "the clock was set back: what was learned is of a time that has not come, learning from the log again"
+            );
             self.learner = Learner::new(&self.settings);
         }
         ahead
@@ -427,7 +429,11 @@ mod tests {
         planner.learner.settle(time(30 * 86_400));
         assert!(!planner.start_over_if_ahead(time(30 * 86_400)));
         assert!(planner.start_over_if_ahead(time(300)));
-        assert_eq!((minute(&planner), planner.learner.cursor()), (None, None), "all of the log is read again");
+        assert_eq!(
+            (minute(&planner), planner.learner.cursor()),
+            (None, None),
+            "all of the log is read again"
+        );
         planner.learner.learn(&ran(300), time(300));
         planner.learner.settle(time(900));
         assert!(minute(&planner).is_some_and(|minute| minute * 60 <= time(900).timestamp()));

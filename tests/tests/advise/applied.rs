@@ -153,13 +153,17 @@ async fn nothing_is_applied_to_definitions_that_were_changed_meanwhile() -> Resu
 async fn a_replica_identity_is_not_taken_back_over_what_was_done_since() -> Result<()> {
     let f = Fixture::open().await?;
     let url = f.origin.url();
-    f.db.batch_execute("SELECT foreshard.create_shard('orders', 'orders', key => '{customer_id}', or_replace => true)").await?;
+    f.db.batch_execute(
+        "SELECT foreshard.create_shard('orders', 'orders', key => '{customer_id}', or_replace => true)",
+    )
+    .await?;
     f.log("f", "orders?customer_id=5", BY_CUSTOMER).await?;
     let before = f.definitions().await?;
     let identity = || async {
         let report = f.report().await?;
         Ok::<_, anyhow::Error>(
-            find(&report, "replica_identity", "orders").with_context(|| format!("{report:#}"))?["id"].to_string(),
+            find(&report, "replica_identity", "orders").with_context(|| format!("{report:#}"))?["id"]
+                .to_string(),
         )
     };
     let id = identity().await?;

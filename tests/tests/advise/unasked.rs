@@ -36,7 +36,10 @@ async fn large_tables_are_left_alone_and_a_failure_counts_for_nothing() -> Resul
     assert_eq!(f.definitions().await?, before);
 
     // The first one fails each time, for its index has another's name.
-    f.db.batch_execute("ALTER DATABASE postgres RESET foreshard.auto_shard_table_size; CREATE TABLE foreshard_orders_key ()").await?;
+    f.db.batch_execute(
+        "ALTER DATABASE postgres RESET foreshard.auto_shard_table_size; CREATE TABLE foreshard_orders_key ()",
+    )
+    .await?;
     let said = advised(&url, &["--auto"]).await?;
     assert!(said.contains("not applied") && said.contains("already exists"), "{said}");
     let made = "SELECT to_regclass('foreshard_ticket_key') IS NOT NULL";

@@ -19,7 +19,14 @@ fn trace() -> Result<(TempDir, PathBuf)> {
 
 fn backtest(trace: &PathBuf, arguments: &[&str], output: Stdio) -> Result<Output> {
     let mut command = Command::new(foreshard_binary()?);
-    Ok(command.arg("backtest").arg("--trace").arg(trace).args(arguments).stdout(output).stderr(Stdio::piped()).output()?)
+    Ok(command
+        .arg("backtest")
+        .arg("--trace")
+        .arg(trace)
+        .args(arguments)
+        .stdout(output)
+        .stderr(Stdio::piped())
+        .output()?)
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -50,12 +57,19 @@ fn what_it_does_not_take_is_said_in_words() -> Result<()> {
     ] {
         let ran = backtest(&trace, &arguments, Stdio::piped())?;
         let said = text(&ran.stderr);
-        assert!(!ran.status.success() && said.contains(says) && !said.contains("Horizon {"), "{arguments:?}: {said}");
+        assert!(
+            !ran.status.success() && said.contains(says) && !said.contains("Horizon {"),
+            "{arguments:?}: {said}"
+        );
     }
     // A start before the trace begins is its beginning, and what is left out is counted.
     let ran = backtest(&trace, &["--score-from=-9223372036854775808"], Stdio::piped())?;
     let said = text(&ran.stdout);
-    assert!(ran.status.success() && said.contains("scored from minute 0 to 177"), "{said}{}", text(&ran.stderr));
+    assert!(
+        ran.status.success() && said.contains("scored from minute 0 to 177"),
+        "{said}{}",
+        text(&ran.stderr)
+    );
     assert!(said.contains("120 calls are left out"), "{said}");
     Ok(())
 }

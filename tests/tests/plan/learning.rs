@@ -59,7 +59,11 @@ async fn what_was_dropped_or_redefined_since_does_not_stop_the_rest() -> Result<
 #[tokio::test]
 async fn executions_at_no_time_are_left_out() -> Result<()> {
     let shop = Shop::open_for_weeks().await?;
-    let ran = |at: &str| format!(r#"{{"function_id":"checkout","started_at":"{at}","served_from":"origin","wait_us":1,"bytes":1}}"#);
+    let ran = |at: &str| {
+        format!(
+            r#"{{"function_id":"checkout","started_at":"{at}","served_from":"origin","wait_us":1,"bytes":1}}"#
+        )
+    };
     let batch = ["infinity", "-infinity", "2024-03-01T09:20:00Z"].map(ran).join(",");
     let log = format!("SELECT foreshard.log_executions('paris', '[{batch}]')");
     assert_eq!(shop.db.query_one(&log, &[]).await?.get::<_, i64>(0), 1);
@@ -68,7 +72,10 @@ async fn executions_at_no_time_are_left_out() -> Result<()> {
     let forever = "SELECT 'paris', 'checkout', 'infinity'::timestamptz, '{products}'::text[]";
     shop.log(forever).await?;
     let mut planner = Planner::spawn(&shop.origin.url(), &arguments)?;
-    foreshard_tests::eventually("a schedule", ROUND, || async { Ok((shop.schedules().await? > 0).then_some(())) }).await?;
+    foreshard_tests::eventually("a schedule", ROUND, || async {
+        Ok((shop.schedules().await? > 0).then_some(()))
+    })
+    .await?;
     shop.log(forever).await?;
     let before = shop.schedules().await?;
     foreshard_tests::eventually("further schedules", ROUND, || async {

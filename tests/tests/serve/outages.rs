@@ -190,8 +190,7 @@ async fn a_table_that_is_locked_costs_no_connections() -> Result<()> {
     while waiting > 0 {
         let open: i64 = shop.db.query_one(count, &[]).await?.get(0);
         ensure!(open <= most, "{open} connections of the edge");
-        if let Ok(Some(answered)) =
-            tokio::time::timeout(Duration::from_millis(50), asking.join_next()).await
+        if let Ok(Some(answered)) = tokio::time::timeout(Duration::from_millis(50), asking.join_next()).await
         {
             answered??;
             waiting -= 1;

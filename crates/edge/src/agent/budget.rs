@@ -91,7 +91,8 @@ impl Budget {
     }
 
     fn pay(&mut self, now: u64) {
-        let paid = u128::from(self.per_second.unwrap_or_default()) * u128::from(now.saturating_sub(self.paid_at));
+        let paid =
+            u128::from(self.per_second.unwrap_or_default()) * u128::from(now.saturating_sub(self.paid_at));
         self.owed = self.owed.saturating_sub(paid);
         self.paid_at = self.paid_at.max(now);
     }

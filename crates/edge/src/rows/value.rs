@@ -110,7 +110,7 @@ fn uuid(text: &str) -> Option<Vec<u8>> {
     let mut digits = String::with_capacity(32);
     for c in text.chars() {
         match c {
-            '-' if !digits.is_empty() && digits.len() % 4 == 0 && digits.len() < 32 => {}
+            '-' if !digits.is_empty() && digits.len().is_multiple_of(4) && digits.len() < 32 => {}
             c => digits.push(c),
         }
     }

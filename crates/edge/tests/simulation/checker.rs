@@ -81,7 +81,9 @@ impl Checker {
                 None => self.mapped(origin, function, shard, position)?,
                 Some(read) => check(read.maps(function, shard), || {
                     let name = SHARDS[shard].name;
-                    format!("f{function} was answered with {name}, which it could not read when that was read")
+                    format!(
+                        "f{function} was answered with {name}, which it could not read when that was read"
+                    )
                 })?,
             }
             let ids = part.copy.rows.iter().map(rows::journal_of).collect::<Option<Vec<_>>>();

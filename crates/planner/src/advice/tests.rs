@@ -190,7 +190,8 @@ fn only_silence_that_lasts_is_death() {
     assert_eq!(kinds(&two, &accesses), []);
     // Who may read it has not run: a report of the end of the year.
     let mut yearly = two.clone();
-    yearly.mappings = [("f".to_owned(), vec!["orders".to_owned()]), ("yearly".to_owned(), vec!["old".to_owned()])].into();
+    yearly.mappings =
+        [("f".to_owned(), vec!["orders".to_owned()]), ("yearly".to_owned(), vec!["old".to_owned()])].into();
     let mut accesses = reads(300, |_| Vec::new());
     assert_eq!(kinds(&yearly, &accesses), []);
     accesses.iter_mut().take(20).for_each(|a| a.function = "yearly".into());

@@ -143,7 +143,11 @@ fn merge<'a>(context: &Context<'a>, replay: &mut Replay<'a>, found: &mut Vec<Adv
         caution: format!("{} has to read {} and tell the rows apart", functions.join(" and "), one.name),
         statement: statement.join("\n"),
         undo: undo.join("\n"),
-        rests_on: RestsOn { shards: names.iter().map(|n| (*n).to_owned()).collect(), functions, ..RestsOn::default() },
+        rests_on: RestsOn {
+            shards: names.iter().map(|n| (*n).to_owned()).collect(),
+            functions,
+            ..RestsOn::default()
+        },
         expected: expectation(context.usage.reads(names[0]), now, then, (load * names.len() as f64, load)),
     });
 }
@@ -243,7 +247,11 @@ fn join<'a>(
         ),
         statement: statement.join("\n"),
         undo: undo.join("\n"),
-        rests_on: RestsOn { shards: names.iter().map(|n| (*n).to_owned()).collect(), functions, ..RestsOn::default() },
+        rests_on: RestsOn {
+            shards: names.iter().map(|n| (*n).to_owned()).collect(),
+            functions,
+            ..RestsOn::default()
+        },
         expected: expectation(context.usage.reads(&child.name), now, then, (load, load)),
     })
 }

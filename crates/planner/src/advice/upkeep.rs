@@ -14,13 +14,17 @@ fn since(accesses: &[Access], age: u64) -> impl Iterator<Item = &Access> {
 /// Whether the log since then goes on for so long that what it does not say is not only late.
 fn long_enough(context: &Context<'_>, age: u64) -> bool {
     let logged = || since(context.accesses, age).map(|a| a.logged);
-    logged().max().zip(logged().min()).is_some_and(|(last, first)| last.saturating_sub(first) >= context.terms.unread)
+    logged()
+        .max()
+        .zip(logged().min())
+        .is_some_and(|(last, first)| last.saturating_sub(first) >= context.terms.unread)
 }
 
 /// Whether everybody who may read the shard, if anybody may, ran often enough since then to have done so.
 fn had_a_chance(context: &Context<'_>, shard: &str, age: u64) -> bool {
     context.definitions.readers(shard).all(|(function, _)| {
-        since(context.accesses, age).filter(|a| a.function == *function).count() as u64 >= context.terms.enough
+        since(context.accesses, age).filter(|a| a.function == *function).count() as u64
+            >= context.terms.enough
     })
 }
 
