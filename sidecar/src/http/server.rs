@@ -16,6 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use axum::Router;
 use axum::body::{Body, Bytes};
+use axum::http::request::Parts;
 use axum::http::{Method, Request};
 use axum::response::{IntoResponse, Response};
 use foreshard_edge::Refusal;
@@ -25,6 +26,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
@@ -266,21 +268,38 @@ impl Desk {
             let answer = self.rows(target, request.headers()).await;
             return answer.map_or_else(IntoResponse::into_response, IntoResponse::into_response);
         }
-        let Ok(_place) = self.requests.try_acquire() else {
-            return Problem::from(Refusal::Overloaded).into_response();
-        };
         let limits = &self.app.config.limits;
         if uri.path().len() + uri.query().map_or(0, |query| query.len() + 1) > limits.url {
             return Problem::long_url(limits.url).into_response();
         }
+        // Whoever asks how the sidecar is has to be answered above all when it has too much to do.
+        let asks_how_it_is = ["/live", "/ready", "/metrics"].contains(&uri.path());
         let (head, body) = request.into_parts();
-        let body = match whole(body, limits).await {
-            Ok(body) => body,
-            Err(problem) => return problem.into_response(),
+        let body = match invoked(&head) {
+            // Nobody is waited for who may not ask, and nobody has a place while he is waited for.
+            Some(function) => match self.app.guard.admit(&head.headers, &function) {
+                Ok(_) => match whole(body, limits).await {
+                    Ok(body) => body,
+                    Err(problem) => return problem.into_response(),
+                },
+                Err(problem) => return problem.into_response(),
+            },
+            None => Bytes::new(),
         };
+        let place = self.requests.try_acquire();
+        if place.is_err() && !asks_how_it_is {
+            return Problem::from(Refusal::Overloaded).into_response();
+        }
         let answered = self.router.clone().call(Request::from_parts(head, Body::from(body))).await;
         answered.unwrap_or_else(|never| match never {})
     }
+}
+
+/// The function that this request invokes: the one route that takes a body.
+fn invoked(head: &Parts) -> Option<String> {
+    let function = head.uri.path().strip_prefix("/v1/functions/")?.strip_suffix("/invocations")?;
+    let named = head.method == Method::POST && !function.is_empty() && !function.contains('/');
+    Some(percent_decode_str(function).decode_utf8().ok().filter(|_| named)?.into_owned())
 }
 
 /// The body, if it is no larger and no slower than it may be.

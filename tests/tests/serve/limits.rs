@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use foreshard_tests::{Endpoint, Sidecar, SidecarOptions};
+use foreshard_tests::{Endpoint, Sidecar, SidecarOptions, eventually};
 use hyper::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -127,27 +127,64 @@ async fn requests_that_are_too_large_are_refused_by_kind() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn more_requests_than_there_are_places_for_are_asked_to_come_back() -> Result<()> {
     let shop = Shop::open().await?;
-    let edge = start(&shop, &[("MAX_REQUESTS", "1"), ("BODY_TIMEOUT", "60s")]).await?;
+    let times = [("MIN_LSN_WAIT", "60s"), ("REQUEST_TIMEOUT", "60s"), ("MAX_STALENESS", "60s")];
+    let edge = start(&shop, &[&[("MAX_REQUESTS", "1")], &times[..]].concat()).await?;
+    let later = "SELECT (pg_current_wal_insert_lsn() + 1000000::numeric)::text";
+    let later: String = shop.db.query_one(later, &[]).await?.get(0);
+    let rows = "/v1/functions/checkout/shards/products/rows";
     let mut busy = open(&edge).await?;
-    let post = "POST /v1/functions/checkout/invocations HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n";
-    busy.write_all(post.as_bytes()).await?;
-    // Whoever is asked for the body has the place.
-    let mut go_on = [0; "HTTP/1.1 100 Continue\r\n\r\n".len()];
-    timeout(SOON, busy.read_exact(&mut go_on)).await??;
-    assert!(go_on.starts_with(b"HTTP/1.1 100"), "{}", String::from_utf8_lossy(&go_on));
-    let refused = edge.http.rows("checkout", "products", "", &[]).await?;
-    assert_eq!(refused.status, 503);
+    busy.write_all(
+        format!("GET {rows} HTTP/1.1\r\nhost: x\r\nforeshard-min-lsn: {later}\r\n\r\n").as_bytes(),
+    )
+    .await?;
+    let refused = eventually("the place is taken", SOON, || async {
+        let answer = edge.http.get(rows).await?;
+        Ok((answer.status == 503).then_some(answer))
+    })
+    .await?;
     assert!(
         refused.header("retry-after").is_some() && refused.text().contains("overloaded"),
         "{}",
         refused.text()
     );
-    busy.write_all(b"{}").await?;
+    for path in ["/live", "/ready", "/metrics"] {
+        assert_eq!(edge.http.get(path).await?.status, 200, "{path} of a busy sidecar");
+    }
+    shop.db.execute("SELECT pg_logical_emit_message(false, 'test', repeat('x', 2000000))", &[]).await?;
     let mut answer = [0; 12];
     timeout(SOON, busy.read_exact(&mut answer)).await??;
-    assert_eq!(&answer, b"HTTP/1.1 400", "a parameter is missing");
+    assert_eq!(&answer, b"HTTP/1.1 200");
     // Its place was given back before its answer was sent.
+    assert_eq!(edge.http.get(rows).await?.status, 200);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_never_come_take_nobody_s_place() -> Result<()> {
+    let shop = Shop::open().await?;
+    let edge = start(&shop, &[("MAX_REQUESTS", "1"), ("BODY_TIMEOUT", "60s")]).await?;
+    let mut dawdling = Vec::new();
+    for _ in 0..3 {
+        let mut stream = open(&edge).await?;
+        let post = "POST /v1/functions/checkout/invocations HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n";
+        stream.write_all(post.as_bytes()).await?;
+        // Asked for its body it is being waited for.
+        let mut go_on = [0; "HTTP/1.1 100 Continue\r\n\r\n".len()];
+        timeout(SOON, stream.read_exact(&mut go_on)).await??;
+        assert!(go_on.starts_with(b"HTTP/1.1 100"), "{}", String::from_utf8_lossy(&go_on));
+        dawdling.push(stream);
+    }
     assert_eq!(edge.http.rows("checkout", "products", "", &[]).await?.status, 200);
+    // Where no body is expected none is waited for.
+    let mut elsewhere = open(&edge).await?;
+    elsewhere.write_all(b"POST /whatever HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n").await?;
+    let mut answer = [0; 12];
+    timeout(SOON, elsewhere.read_exact(&mut answer)).await??;
+    assert_eq!(&answer, b"HTTP/1.1 404");
+    let Some(mut last) = dawdling.pop() else { bail!("none was opened") };
+    last.write_all(b"{}").await?;
+    timeout(SOON, last.read_exact(&mut answer)).await??;
+    assert_eq!(&answer, b"HTTP/1.1 400", "a parameter is missing");
     Ok(())
 }
 

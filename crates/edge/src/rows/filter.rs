@@ -2,7 +2,7 @@ use std::cmp::Ordering;
 
 use foreshard_protocol::{Column, ColumnKind, Row};
 
-use super::query::QueryError;
+use super::query::{MAX_MEMBERS, QueryError};
 use super::value::{self, Value};
 
 /// How a column is compared.
@@ -79,6 +79,7 @@ impl Filter {
                         value::comparable(&columns[at], one_sided)?;
                         Bound::Order(at, orders, value(text)?)
                     }
+                    Comparison::In(texts) if texts.len() > MAX_MEMBERS => return Err(QueryError::TooComplex),
                     Comparison::In(texts) => {
                         Bound::In(at, texts.iter().map(value).collect::<Result<_, _>>()?)
                     }

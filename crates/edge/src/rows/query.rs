@@ -60,12 +60,15 @@ pub enum QueryError {
     #[error("the shard is keyed: every key column needs an equality, as in {0}=eq.VALUE")]
     MissingKey(String),
     /// Too many conditions or too deeply nested.
-    #[error("the query has more than {MAX_CONDITIONS} conditions, or nests and/or deeper than {MAX_DEPTH}")]
+    #[error(
+        "the query has more than {MAX_CONDITIONS} conditions or {MAX_MEMBERS} values in one in.(), or nests and/or deeper than {MAX_DEPTH}"
+    )]
     TooComplex,
 }
 
 pub(super) const MAX_CONDITIONS: usize = 100;
 pub(super) const MAX_DEPTH: usize = 8;
+pub(super) const MAX_MEMBERS: usize = 1_000;
 
 /// The rows and columns a query selects.
 pub struct Selected<'a> {
@@ -359,6 +362,9 @@ mod tests {
             ("order", ""),
             ("order", "id.up"),
             ("select", "a,"),
+            ("select", "id,id"),
+            ("select", "id,again:id"),
+            ("select", "x:id,x:name"),
             ("and", "id.eq.1"),
             ("or", "(id"),
         ] {
@@ -366,6 +372,9 @@ mod tests {
         }
         let deep = format!("{}id.eq.1{}", "(or".repeat(20) + "(", ")".repeat(21));
         assert_eq!(run("and", &deep), QueryError::TooComplex);
+        assert_eq!(run("id", &format!("in.({}1)", "1,".repeat(MAX_MEMBERS))), QueryError::TooComplex);
+        let sorted = Query::parse([("order", "id.desc,name,id.asc,id")]).unwrap();
+        assert_eq!(sorted.order.len(), 2, "named again it decides nothing");
     }
 
     proptest! {

@@ -1,6 +1,7 @@
 //! PostgREST's syntax: the parameters of a URL's query, one by one.
 
 use std::cmp::Ordering;
+use std::collections::HashSet;
 
 use super::filter::{Comparison, Condition, Filter};
 use super::query::{MAX_CONDITIONS, MAX_DEPTH, Order, QueryError};
@@ -21,7 +22,15 @@ pub(super) fn select(text: &str) -> Result<Vec<(String, String)>, QueryError> {
         Some((column, first))
     };
     let items = split(text).ok_or_else(bad)?;
-    items.into_iter().map(|text| item(text).ok_or_else(bad)).collect()
+    let items: Vec<(String, String)> =
+        items.into_iter().map(|text| item(text).ok_or_else(bad)).collect::<Result<_, _>>()?;
+    // So that no answer is larger than the copy it is made of.
+    let (mut columns, mut names) = (HashSet::new(), HashSet::new());
+    if items.iter().all(|(column, alias)| columns.insert(column) && names.insert(alias)) {
+        Ok(items)
+    } else {
+        Err(QueryError::Parameter("select".into(), "a column, or a name, is there twice"))
+    }
 }
 
 pub(super) fn orders(text: &str) -> Result<Vec<Order>, QueryError> {
@@ -32,7 +41,12 @@ pub(super) fn orders(text: &str) -> Result<Vec<Order>, QueryError> {
         )
     };
     let items = split(text).ok_or_else(bad)?;
-    items.into_iter().map(|text| order(text).ok_or_else(bad)).collect()
+    let mut items: Vec<Order> =
+        items.into_iter().map(|text| order(text).ok_or_else(bad)).collect::<Result<_, _>>()?;
+    // What is equal by a column is still equal by it when that is named again.
+    let mut seen = HashSet::new();
+    items.retain(|order| seen.insert(order.column.clone()));
+    Ok(items)
 }
 
 fn order(text: &str) -> Option<Order> {
