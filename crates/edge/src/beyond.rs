@@ -235,7 +235,7 @@ mod tests {
         assert_eq!(answered_as_of(vec![], true), [Err(Refusal::UnknownFunction)]);
         let other = Mapping { shards: vec!["t".into()], ..mapping() };
         assert_eq!(answered_as_of(vec![other], true), [Err(Refusal::NotMapped("s".into()))]);
-        assert_eq!(answered_as_of(vec![], false), [], "asked again");
+        assert!(answered_as_of(vec![], false).is_empty(), "asked again");
     }
 
     /// The fetch was started while the stream was fresh, and lands when it is not any more.

@@ -167,7 +167,7 @@ impl Flights {
 
     /// Transaction `xid` touched these instances of `shard`: every fetch of one of them must see it.
     pub(crate) fn suspect(&mut self, xid: Xid, shard: &str, change: &KeyChange) {
-        let under_way = self.flights.iter_mut().filter(|(id, _)| !self.waiting.contains(id));
+        let under_way = self.flights.iter_mut().filter(|(id, _)| !self.waiting.contains(*id));
         for (_, flight) in under_way {
             for wanted in &mut flight.instances {
                 if wanted.id.shard == shard && touches(change, &wanted.id) {

@@ -219,9 +219,11 @@ impl EdgeCore {
         while self.flights.counts().1 < self.config.fetch_concurrency
             && let Some((id, flight)) = self.flights.next()
         {
-            match flight.waiters.iter().any(|waiter| self.requests.pending.contains_key(waiter)) {
-                true => self.begin(now, id),
-                false => drop(self.flights.finish(id)),
+            let awaited = flight.waiters.iter().any(|waiter| self.requests.pending.contains_key(waiter));
+            if awaited {
+                self.begin(now, id);
+            } else {
+                self.flights.finish(id);
             }
         }
     }

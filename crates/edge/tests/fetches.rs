@@ -185,16 +185,17 @@ fn prefetches_keep_to_their_bytes_per_second() {
     let (limit, time) = (20_000, 20_000_000);
     let number = |instance: &str| instance.split('=').next_back().unwrap().parse::<usize>().unwrap();
     let of = |shard: &str, count: usize| (0..count).map(|k| format!("{shard}?k={k}")).collect::<Vec<_>>();
-    for (what, instances, size, largest) in [
-        ("many small ones", of("s", 2_000), (|k| 900 + k % 100) as fn(usize) -> usize, 1_000),
-        ("larger than what an unknown one is taken for", of("s", 2_000), |_| 9_000, 9_000),
+    let cases: [(&str, Vec<String>, fn(usize) -> usize, u64); 4] = [
+        ("many small ones", of("s", 2_000), |k| 900 + k % 100, 1_000),
+        ("larger than what an unknown one is taken for", of("s", 2_000), |_| 6_000, 6_000),
         ("larger than the limit", of("s", 20), |_| 50_000, 50_000),
         ("now and then much larger", of("s", 2_000), |k| if k % 40 == 39 { 15_000 } else { 300 }, 15_000),
-    ] {
+    ];
+    for (what, instances, size, largest) in cases {
         let arrived = prefetched(limit, instances, |instance| size(number(instance)), time);
         let (second, all) = rates(&arrived);
         assert!(second <= limit + largest, "{what}: {second} bytes in a second");
         assert!(all <= limit * (time / 1_000_000 + 1) + largest, "{what}: {all} bytes");
-        assert!(all >= limit * (time / 1_000_000) / 2, "{what}: {all} bytes, of what there was");
+        assert!(all >= limit * (time / 1_000_000) / 4, "{what}: {all} bytes, of what there was");
     }
 }
