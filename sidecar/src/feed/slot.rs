@@ -66,7 +66,9 @@ pub(crate) async fn confirmed(config: &Config, client: &Client, name: &str) -> R
 async fn slot_name(config: &Config, client: &Client) -> Result<String, OriginError> {
     let settings = "SELECT current_setting('wal_level'), CASE WHEN pg_catalog.pg_has_role('pg_read_all_settings', 'USAGE') THEN current_setting('output_plugin_libraries', true) END, pg_catalog.pg_is_in_recovery(), \
                     EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'foreshard'), \
-                    (SELECT rolsuper OR rolreplication FROM pg_catalog.pg_roles WHERE rolname = current_user), current_user::text";
+                    (SELECT rolsuper OR rolreplication FROM pg_catalog.pg_roles WHERE rolname = current_user) \
+                    OR EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'rds_replication' AND pg_catalog.pg_has_role(oid, 'MEMBER')), \
+                    current_user::text";
     let row = one_row(client, config.connect_timeout, settings, &[]).await?;
     let (wal_level, allowed, standby, installed): (String, Option<String>, bool, bool) =
         (row.get(0), row.get(1), row.get(2), row.get(3));
@@ -85,6 +87,7 @@ async fn slot_name(config: &Config, client: &Client) -> Result<String, OriginErr
             "wal_level is {wal_level}: run ALTER SYSTEM SET wal_level = logical and restart PostgreSQL"
         )));
     }
+    // Where nobody but the provider may set the attribute, membership stands for it.
     if !replicates {
         let role = user.replace('"', "\"\"");
         return Err(permanent(format!(
