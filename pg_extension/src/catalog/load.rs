@@ -1,6 +1,8 @@
+use std::collections::BTreeSet;
+
 use foreshard_protocol::Schedule;
 
-use super::{Definitions, Dependency, Shard, schedule};
+use super::{Definitions, Dependency, POSTGRES_EPOCH, Shard, schedule};
 use crate::pg::Oid;
 use crate::pg::relation::{own_table, qualified_name};
 use crate::pg::scan::{Lookup, Row, View, every_row, matching_rows};
@@ -127,11 +129,12 @@ pub(crate) fn mapped_shard(tables: &Tables, name: &str, view: View) -> Option<Sh
 /// A row of `foreshard.shard_source`: shard, ordinal and what it says.
 type SourceRow = (String, i32, Dependency);
 
+/// What can't be read of it makes more rows matter, never fewer.
 fn dependency(row: &Row<'_>) -> Option<SourceRow> {
     let dependency = Dependency {
         source: row.oid(3)?.into(),
-        source_name: row.text(4)?,
-        key_attnums: row.smallints(5)?,
+        source_name: row.text(4).unwrap_or_default(),
+        key_attnums: row.smallints(5).unwrap_or_default(),
         predicate_tree: row.text(7),
         read_attnums: row.smallints(8),
     };
@@ -168,6 +171,9 @@ pub(crate) fn stored_query(name: &str, view: View) -> Option<StoredQuery> {
     found
 }
 
+/// Why a shard can't be evaluated while decoding, whatever can be read of it now.
+const LOST: &str = "its definition is too large to be read as of then";
+
 fn shard(row: &Row<'_>) -> Option<Shard> {
     let source = row.oid(2);
     Some(Shard {
@@ -181,7 +187,10 @@ fn shard(row: &Row<'_>) -> Option<Shard> {
         key_attnums: row.smallints(9).unwrap_or_default(),
         column_attnums: row.smallints(10),
         predicate_tree: row.text(8),
-        defect: row.text(11),
+        // Names of key columns are never so long that they would be moved.
+        defect: row
+            .text(11)
+            .or_else(|| [8, 9, 10, 11].iter().any(|column| row.is_lost(*column)).then(|| LOST.to_owned())),
     })
 }
 
@@ -191,18 +200,25 @@ const PAST_SCHEDULES: usize = 8;
 /// Schedules of an edge that are not over at `now` (microseconds since 1970-01-01 UTC) and the newest of the others,
 /// ascending by id.
 pub(crate) fn schedules(tables: &Tables, edge: &str, now: i64, view: View) -> Vec<Schedule> {
+    let Some(index) = own_table(c"schedules_edge") else { return Vec::new() };
+    let of_edge = Lookup { index, column: 2, text: edge };
+    let mut known = Vec::new();
+    matching_rows(tables.schedules, of_edge, view, |row| known.extend(row.bigint(1).zip(row.bigint(4))));
+    known.sort_unstable();
+    let newest = known.len().saturating_sub(PAST_SCHEDULES);
+    let wanted: BTreeSet<i64> = known
+        .into_iter()
+        .enumerate()
+        .filter(|(at, (_, ends_at))| *at >= newest || ends_at.saturating_add(POSTGRES_EPOCH) > now)
+        .map(|(_, (id, _))| id)
+        .collect();
+    // Only what is given is taken apart: entries are most of it.
     let mut found = Vec::new();
-    every_row(tables.schedules, view, |row| {
-        if row.text(2).as_deref() == Some(edge) {
+    matching_rows(tables.schedules, of_edge, view, |row| {
+        if row.bigint(1).is_some_and(|id| wanted.contains(&id)) {
             found.extend(schedule(row));
         }
     });
     found.sort_by_key(|schedule| schedule.id);
-    let newest = found.len().saturating_sub(PAST_SCHEDULES);
-    let mut at = 0;
-    found.retain(|schedule| {
-        at += 1;
-        at > newest || schedule.ends_at > now
-    });
     found
 }

@@ -4,10 +4,11 @@
 //! restart. So the counts are a file in the slot's own directory. PostgreSQL removes that directory with the slot, leaves files it
 //! does not know alone, and keeps it out of base backups, pg_rewind and pg_upgrade: counts belong to one slot of one cluster, on a
 //! standby too. A slot has one reader at a time, which is the file's only writer. It replaces the file as a whole, without waiting
-//! for the disk: after a crash of the machine an older count, or none, does no harm.
+//! for the disk: after a crash of the machine an older count, or none, does no harm. Nor does it write the file for each of many commits.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use std::{fs, io};
 
 use foreshard_protocol::Lsn;
@@ -15,6 +16,57 @@ use serde_json::{Value, json};
 
 /// More shards than this are not told of; those that failed longest ago are left out.
 const MOST_SHARDS: usize = 1000;
+
+/// The file is written at most so often.
+const WRITE_EVERY: Duration = Duration::from_secs(1);
+
+/// Counts for the consumer of a slot. What is not yet written when it goes is written then; a process that ends at once loses that second.
+pub(crate) struct Counter {
+    slot: String,
+    /// Read when the first predicate fails.
+    failures: Option<Failures>,
+    unwritten: bool,
+    written: Option<Instant>,
+}
+
+impl Counter {
+    /// Of this slot.
+    pub(crate) fn of(slot: String) -> Self {
+        Counter { slot, failures: None, unwritten: false, written: None }
+    }
+
+    /// Adds the failures of a transaction.
+    pub(crate) fn add(&mut self, commit_lsn: Lsn, commit_time: i64, failed: Failed) {
+        let failures = self.failures.get_or_insert_with(|| Failures::of(&self.slot));
+        self.unwritten |= failures.add(commit_lsn, commit_time, failed);
+        self.write_if_due();
+    }
+
+    /// Writes what has not been, unless the file was written a moment ago.
+    pub(crate) fn write_if_due(&mut self) {
+        if self.unwritten && self.written.is_none_or(|written| written.elapsed() >= WRITE_EVERY) {
+            if let Err(problem) = self.write() {
+                // The stream matters more than the count.
+                let slot = &self.slot;
+                pgrx::log!("foreshard can't write how often predicates failed for slot {slot}: {problem}");
+            }
+        }
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        (self.unwritten, self.written) = (false, Some(Instant::now()));
+        self.failures.as_ref().map_or(Ok(()), |failures| failures.write(&self.slot))
+    }
+}
+
+impl Drop for Counter {
+    fn drop(&mut self) {
+        if self.unwritten {
+            // The server must not be called while memory is given back, so nobody hears if it fails.
+            let _ = self.write();
+        }
+    }
+}
 
 /// What is known of one shard's predicate.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use foreshard_protocol::{CatalogChange, Event, Frame, Lsn, Schedule, WholeReason, Xid, encode};
 use pgrx::PgSqlErrorCode;
 
-use super::failures::{Failed, Failures};
+use super::failures::{Counter, Failed};
 use super::image::touch;
 use super::options::Options;
 use super::sources::{Prepared, Sources, Target};
@@ -44,12 +44,10 @@ pub(crate) struct Session {
     /// Shards that this transaction itself defined or mapped.
     own: BTreeSet<String>,
     altered: Altered,
-    /// The slot it reads from.
-    slot: String,
     /// Predicates that failed on rows of this transaction.
     failed: Failed,
-    /// Those of all transactions; read when the first one fails.
-    failures: Option<Failures>,
+    /// Those of all transactions.
+    failures: Counter,
 }
 
 struct Known {
@@ -95,8 +93,8 @@ impl Known {
 }
 
 impl Session {
-    /// Raises an ERROR unless the session's role may follow the edge.
-    pub(crate) fn check(options: &Options) {
+    /// Raises an ERROR unless the session's role may follow the edge, and from this slot.
+    pub(crate) fn check(options: &Options, slot: &str) {
         let Some(tables) = Tables::find() else {
             fail(
                 PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
@@ -121,6 +119,30 @@ impl Session {
                 code,
                 format!("edge \"{}\" does not exist or is not this role's", options.edge),
                 "Register it: SELECT foreshard.create_edge(name, role => …), with the role that the sidecar connects as.",
+            );
+        }
+        // Reading it would take away what that edge has not been told.
+        let another = edge.is_some_and(|edge| edge.slot_name != slot);
+        if another && catalog::has_slot(&tables, slot, View::Catalog) {
+            fail(
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+                format!("replication slot \"{slot}\" is another edge's, not edge \"{}\"'s", options.edge),
+                "Each edge reads its own slot: SELECT foreshard.edge_slot(name) tells it.",
+            );
+        }
+    }
+
+    /// Raises an ERROR if the session's role may no longer follow the edge.
+    pub(crate) fn check_role(&self) {
+        let role = identity::session_role();
+        let edge = Tables::find().and_then(|tables| catalog::edge(&tables, &self.edge, View::Catalog));
+        // An edge that is gone is told as such.
+        let allowed = edge.is_none_or(|edge| identity::may_act_as(role, edge.role));
+        if !allowed || !identity::may_replicate(role) {
+            fail(
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+                format!("this session's role may no longer follow edge \"{}\"", self.edge),
+                "Give it back the edge's role and REPLICATION, or connect as a role that has both.",
             );
         }
     }
@@ -150,9 +172,8 @@ impl Session {
             redefined: false,
             own: BTreeSet::new(),
             altered: Altered::default(),
-            slot,
             failed: Failed::new(),
-            failures: None,
+            failures: Counter::of(slot),
         }
     }
 
@@ -164,6 +185,7 @@ impl Session {
             self.schedules.clear();
             self.redefined = false;
         }
+        self.failures.write_if_due();
         if !self.own.is_empty() || !self.failed.is_empty() {
             self.own.clear();
             self.failed.clear();
@@ -243,7 +265,9 @@ impl Session {
     /// The transaction is complete: its frame, encoded, unless nothing in it concerns the edge.
     pub(crate) fn commit(&mut self, commit: &Commit) -> Option<Vec<u8>> {
         self.absorb_invalidations();
-        self.count_failures(commit);
+        if !self.failed.is_empty() {
+            self.failures.add(commit.commit_lsn, commit.commit_time, std::mem::take(&mut self.failed));
+        }
         let known = self.known.as_mut()?;
         let mut events = Vec::new();
 
@@ -305,21 +329,6 @@ impl Session {
     /// Nothing of this transaction has to be told.
     fn is_idle(&self) -> bool {
         self.touched.is_empty() && self.schedules.is_empty() && !self.redefined
-    }
-
-    fn count_failures(&mut self, commit: &Commit) {
-        if self.failed.is_empty() {
-            return;
-        }
-        let failed = std::mem::take(&mut self.failed);
-        let slot = &self.slot;
-        let failures = self.failures.get_or_insert_with(|| Failures::of(slot));
-        if failures.add(commit.commit_lsn, commit.commit_time, failed)
-            && let Err(problem) = failures.write(slot)
-        {
-            // The stream matters more than the count.
-            pgrx::log!("foreshard can't write how often predicates failed for slot {slot}: {problem}");
-        }
     }
 
     fn absorb_invalidations(&mut self) {

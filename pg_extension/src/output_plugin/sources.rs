@@ -7,7 +7,7 @@ use crate::catalog::{Definitions, Dependency, RowForm, Shard};
 use crate::number_hash::ByNumber;
 use crate::pg::Oid;
 use crate::pg::evaluator::{Evaluator, Wanted};
-use crate::pg::expression::WantedPredicate;
+use crate::pg::expression::{WantedPredicate, columns_read};
 use crate::pg::relation::{ColumnShape, Shape, with_partitions};
 use crate::pg::rights::may_select;
 use crate::pg::rowencoder::WantedRow;
@@ -274,9 +274,15 @@ fn numbers(named: &Shape, physical: &Shape) -> Vec<i16> {
         .collect()
 }
 
-/// Whether the stream may carry rows of the shard: what `fetch` would refuse to read now does not travel this way either.
+/// Whether the stream may carry rows of the shard: what `fetch` would refuse to read now does not travel this way either. Its statement
+/// reads the predicate's columns too.
 fn may_be_told(shard: &Shard, form: &RowForm, named: &Shape) -> bool {
-    let read = form.chosen.iter().chain(&form.key).chain(&form.sorted_by).map(|column| column.attnum);
+    let read = || {
+        let mut read = shard.predicate_tree.as_deref().map_or(Some(Vec::new()), columns_read)?;
+        let others = form.chosen.iter().chain(&form.key).chain(&form.sorted_by);
+        read.extend(others.map(|column| column.attnum));
+        Some(read)
+    };
     !form.identity.is_empty()
         && !named.row_security()
         && named.is_logged()

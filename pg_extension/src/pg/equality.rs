@@ -13,12 +13,13 @@ use crate::number_hash::ByNumber;
 /// What a predicate demands of one column: any other value makes it false or NULL.
 pub(super) struct Demand {
     attnum: i16,
+    /// How the operator takes the column.
     kind: Kind,
     values: Vec<Value>,
 }
 
 /// How a column's value is read and compared. Equality under PostgreSQL's operator and of what is read are the same.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Int2,
     Int4,
@@ -37,8 +38,9 @@ enum Value {
 }
 
 impl Kind {
-    fn of(column_type: Oid) -> Option<Kind> {
-        Some(match column_type {
+    /// Of values that an operator takes for this type.
+    fn of(taken_for: Oid) -> Option<Kind> {
+        Some(match taken_for {
             pg_sys::INT2OID => Kind::Int2,
             pg_sys::INT4OID | pg_sys::DATEOID => Kind::Int4,
             pg_sys::INT8OID | pg_sys::TIMESTAMPOID | pg_sys::TIMESTAMPTZOID => Kind::Int8,
@@ -63,7 +65,7 @@ impl Kind {
             Kind::Int2 => i64::from(datum.value() as i16),
             Kind::Int4 => i64::from(datum.value() as i32),
             Kind::Oid => i64::from(datum.value() as u32),
-            Kind::Bool => i64::from(datum.value() as u8),
+            Kind::Bool => i64::from(datum.value() as u8 != 0),
             _ => datum.value() as i64,
         }
     }
@@ -86,7 +88,7 @@ impl Kind {
         // SAFETY: by contract.
         unsafe {
             match self {
-                Kind::Bool => i64::from(*at),
+                Kind::Bool => i64::from(*at != 0),
                 Kind::Int2 => i64::from(at.cast::<i16>().read_unaligned()),
                 Kind::Int4 => i64::from(at.cast::<i32>().read_unaligned()),
                 Kind::Oid => i64::from(at.cast::<u32>().read_unaligned()),
@@ -193,18 +195,21 @@ unsafe fn arguments(list: *mut pg_sys::List) -> Option<(*mut pg_sys::Node, *mut 
     }
 }
 
-/// A column and the type it is stored in, under a change of its type's name at most.
+/// A column and the type that the operator takes it for: its own, or one that its very bytes are relabelled to. The same bytes may be
+/// another number then, as those of an int4 that is compared as an oid.
 unsafe fn column(mut node: *mut pg_sys::Node) -> Option<(i16, Oid)> {
     // SAFETY: the tag says which struct a node is.
     unsafe {
+        let mut taken_for = None;
         if (*node).type_ == NodeTag::T_RelabelType {
-            node = (*node.cast::<pg_sys::RelabelType>()).arg.cast();
+            let relabel = &*node.cast::<pg_sys::RelabelType>();
+            (node, taken_for) = (relabel.arg.cast(), Some(relabel.resulttype));
         }
         if (*node).type_ != NodeTag::T_Var {
             return None;
         }
         let var = &*node.cast::<pg_sys::Var>();
-        Some((var.varattno, pg_sys::getBaseType(var.vartype)))
+        Some((var.varattno, pg_sys::getBaseType(taken_for.unwrap_or(var.vartype))))
     }
 }
 
@@ -274,7 +279,7 @@ pub(super) struct EqualityIndex {
     columns: Vec<IndexedColumn>,
 }
 
-/// The rules that demand something of one column.
+/// The rules that demand something of one column, read in one way.
 pub(super) struct IndexedColumn {
     pub(super) attnum: i16,
     /// All of them.
@@ -287,7 +292,8 @@ pub(super) struct IndexedColumn {
 impl EqualityIndex {
     pub(super) fn add(&mut self, rule: usize, demand: Demand) {
         let Demand { attnum, kind, values } = demand;
-        let at = self.columns.iter().position(|column| column.attnum == attnum).unwrap_or_else(|| {
+        let same = |column: &IndexedColumn| column.attnum == attnum && column.kind == kind;
+        let at = self.columns.iter().position(same).unwrap_or_else(|| {
             let (numbers, bytes) = (ByNumber::default(), HashMap::new());
             self.columns.push(IndexedColumn { attnum, rules: Vec::new(), kind, numbers, bytes });
             self.columns.len() - 1

@@ -352,15 +352,10 @@ unsafe fn has_left_out(tuple: pg_sys::HeapTuple) -> bool {
 
 /// Whether a value is only a pointer into the TOAST table, which can't be followed while decoding.
 unsafe fn is_left_out(slot: *mut pg_sys::TupleTableSlot, at: usize) -> bool {
-    // SAFETY: the value is not NULL; a variable-length one points to at least the two bytes that are read of an external one.
+    // SAFETY: the value is not NULL.
     unsafe {
         let descriptor = pgrx::PgTupleDesc::from_pg_unchecked((*slot).tts_tupleDescriptor);
         let Some(column) = descriptor.get(at) else { return false };
-        if column.attlen != -1 {
-            return false;
-        }
-        let value: *const u8 = (*(*slot).tts_values.add(at)).cast_mut_ptr();
-        const EXTERNAL: u8 = if cfg!(target_endian = "little") { 0x01 } else { 0x80 };
-        *value == EXTERNAL && u32::from(*value.add(1)) == pg_sys::vartag_external::VARTAG_ONDISK
+        column.attlen == -1 && super::side::is_moved(*(*slot).tts_values.add(at))
     }
 }

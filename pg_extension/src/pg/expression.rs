@@ -86,6 +86,20 @@ pub(super) fn prepare(tree: &str, mapping: &[i16], types: &[Oid]) -> Predicate {
     }
 }
 
+/// The columns that a stored tree reads, in numbers of the named table; `None` if it can't be read.
+pub(crate) fn columns_read(tree: &str) -> Option<Vec<i16>> {
+    let tree = CString::new(tree).ok()?;
+    // SAFETY: as in `prepare`; nothing of the tree is kept.
+    let read = unsafe {
+        caught(|| {
+            let mut look = Look { columns: Vec::new(), infallible: true };
+            look_at(pg_sys::stringToNode(tree.as_ptr()).cast(), (&raw mut look).cast());
+            look.columns
+        })
+    };
+    Some(read.ok()?.into_iter().map(|(attnum, _)| attnum).collect())
+}
+
 struct Look {
     /// Columns and the types that the expression takes them for.
     columns: Vec<(i16, Oid)>,

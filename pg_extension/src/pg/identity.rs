@@ -30,7 +30,13 @@ pub(crate) fn may_act_as(role: Oid, wanted: Option<Oid>) -> bool {
     }
 }
 
-/// The name of a role that exists.
+/// Whether `role` exists and may replicate: what a walsender was asked when it began.
+pub(crate) fn may_replicate(role: Oid) -> bool {
+    // SAFETY: a catalog lookup inside a transaction about a role that exists.
+    role_exists(role) && unsafe { pg_sys::has_rolreplication(role) }
+}
+
+/// Whether there is such a role.
 pub(crate) fn role_exists(role: Oid) -> bool {
     // SAFETY: a syscache existence check inside a transaction.
     unsafe {

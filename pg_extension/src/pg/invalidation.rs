@@ -24,6 +24,9 @@ const LIMIT: usize = 4096;
 /// Whether anything is pending: asked for every row change, where a thread-local variable would cost a call.
 static ANY: AtomicBool = AtomicBool::new(false);
 
+/// Whether a role was altered, dropped, or gained or lost another one: asked for every record of the log.
+static ROLES: AtomicBool = AtomicBool::new(false);
+
 thread_local! {
     static PENDING: RefCell<Invalidated> = RefCell::default();
     static REGISTERED: RefCell<bool> = const { RefCell::new(false) };
@@ -42,23 +45,33 @@ pub(crate) fn listen() {
                     Some(note_enum),
                     nothing,
                 );
-                for cache in [
-                    pg_sys::SysCacheIdentifier::AUTHMEMROLEMEM,
-                    pg_sys::SysCacheIdentifier::AUTHOID,
-                    pg_sys::SysCacheIdentifier::NAMESPACEOID,
-                ] {
-                    pg_sys::CacheRegisterSyscacheCallback(
-                        cache as std::ffi::c_int,
-                        Some(note_rights),
-                        nothing,
-                    );
+                for cache in [pg_sys::SysCacheIdentifier::AUTHMEMROLEMEM, pg_sys::SysCacheIdentifier::AUTHOID]
+                {
+                    let cache = cache as std::ffi::c_int;
+                    pg_sys::CacheRegisterSyscacheCallback(cache, Some(note_roles), nothing);
                 }
+                pg_sys::CacheRegisterSyscacheCallback(
+                    pg_sys::SysCacheIdentifier::NAMESPACEOID as std::ffi::c_int,
+                    Some(note_rights),
+                    nothing,
+                );
             }
             *registered = true;
         }
     });
     ANY.store(false, Ordering::Relaxed);
+    ROLES.store(false, Ordering::Relaxed);
     PENDING.take();
+}
+
+/// Whether any role has changed since `roles_looked_at`.
+pub(super) fn roles_changed() -> bool {
+    ROLES.load(Ordering::Relaxed)
+}
+
+/// What roles may do is known again.
+pub(super) fn roles_looked_at() {
+    ROLES.store(false, Ordering::Relaxed);
 }
 
 /// What was invalidated since the last call, if anything.
@@ -90,7 +103,15 @@ unsafe extern "C-unwind" fn note_enum(_argument: pg_sys::Datum, _cache: std::ffi
     PENDING.with_borrow_mut(|pending| pending.all = true);
 }
 
-/// A role gained or lost another one, or a schema was granted: what may be read of tables may be another thing now.
+/// A role was altered, dropped, or gained or lost another one.
+#[pg_guard]
+unsafe extern "C-unwind" fn note_roles(_argument: pg_sys::Datum, _cache: std::ffi::c_int, _hash: u32) {
+    ANY.store(true, Ordering::Relaxed);
+    ROLES.store(true, Ordering::Relaxed);
+    PENDING.with_borrow_mut(|pending| pending.all = true);
+}
+
+/// A schema was granted: what may be read of tables may be another thing now.
 #[pg_guard]
 unsafe extern "C-unwind" fn note_rights(_argument: pg_sys::Datum, _cache: std::ffi::c_int, _hash: u32) {
     ANY.store(true, Ordering::Relaxed);

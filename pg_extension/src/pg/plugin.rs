@@ -36,6 +36,7 @@ unsafe extern "C-unwind" fn _PG_output_plugin_init(callbacks: *mut pg_sys::Outpu
     callbacks.change_cb = Some(change);
     callbacks.truncate_cb = Some(truncate);
     callbacks.commit_cb = Some(commit);
+    callbacks.filter_by_origin_cb = Some(filter_by_origin);
 }
 
 #[pg_guard]
@@ -54,7 +55,7 @@ unsafe extern "C-unwind" fn startup(
             return in_transaction(|| Session::check_slot(&slot));
         }
         let options = options::parse(&option_list((*ctx).output_plugin_options));
-        in_transaction(|| Session::check(&options));
+        in_transaction(|| Session::check(&options, &slot));
         invalidation::listen();
         let decoding = Decoding {
             session: Session::new(options, slot),
@@ -76,11 +77,35 @@ unsafe fn in_transaction(work: impl FnOnce()) {
             return work();
         }
         let _back = Switched::to(pg_sys::CurrentMemoryContext);
+        let owner = pg_sys::CurrentResourceOwner;
         pg_sys::StartTransactionCommand();
         work();
         pg_sys::CommitTransactionCommand();
+        pg_sys::CurrentResourceOwner = owner;
         pg_sys::InvalidateSystemCaches();
     }
+}
+
+/// Called for every record of the log, outside the transactions that are decoded: the one place where a running stream can see the
+/// present. What its role may do counts as of now and not as of then, or a right that was taken and given back would end every stream that
+/// has yet to come past that. Nothing is filtered.
+#[pg_guard]
+unsafe extern "C-unwind" fn filter_by_origin(
+    ctx: *mut pg_sys::LogicalDecodingContext,
+    _origin: pg_sys::RepOriginId,
+) -> bool {
+    // A function that reads a slot is in a transaction, and has asked when it began.
+    // SAFETY: a callback of the server. Catalog caches may hold the past, so they are emptied before.
+    unsafe {
+        if invalidation::roles_changed() && !pg_sys::IsTransactionState() {
+            if let Some(decoding) = decoding(ctx) {
+                pg_sys::InvalidateSystemCaches();
+                in_transaction(|| decoding.session.check_role());
+            }
+            invalidation::roles_looked_at();
+        }
+    }
+    false
 }
 
 /// # Safety

@@ -2,8 +2,9 @@
 
 use pgrx::{PgTupleDesc, pg_sys};
 
+use super::Oid;
+use super::scan::catalog_rows;
 use super::value::text_of;
-use super::{Oid, ffi};
 
 /// An open relation, closed on drop.
 pub(super) struct Opened(pub(super) pg_sys::Relation);
@@ -118,13 +119,25 @@ impl Shape {
     }
 }
 
-/// A relation and everything below it, itself first.
+/// pg_inherits, and its index on the parent.
+const INHERITS: (Oid, (Oid, i16)) = (Oid::from_u32(2611), (Oid::from_u32(2187), 2));
+
+/// A relation and everything below it, itself first: what a SELECT of it reads under the catalogs' snapshot. A partition whose
+/// concurrent detachment still waits for old readers is none any more. PostgreSQL's own function asks the active snapshot for that, which a
+/// walsender has none of.
 pub(crate) fn with_partitions(root: Oid) -> Vec<Oid> {
-    // SAFETY: catalog scans inside a transaction; the list of OIDs is in the current memory context and only read.
-    unsafe {
-        let list = ffi::find_all_inheritors(root, pg_sys::NoLock);
-        (0..pg_sys::list_length(list)).map(|index| pg_sys::list_nth_oid(list, index)).collect()
+    let mut found = vec![root];
+    let mut at = 0;
+    while let Some(parent) = found.get(at).copied() {
+        let mut below = Vec::new();
+        catalog_rows(INHERITS.0, INHERITS.1, parent, |row| {
+            below.extend(row.oid(1).filter(|_| row.boolean(4) != Some(true)));
+        });
+        below.sort_unstable_by_key(|oid| u32::from(*oid));
+        found.extend(below);
+        at += 1;
     }
+    found
 }
 
 /// The OID of a table of the extension, `None` if the extension is not there (under the snapshot in force).

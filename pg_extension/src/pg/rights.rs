@@ -4,20 +4,22 @@ use pgrx::pg_sys;
 
 use super::{Oid, identity};
 
-/// Whether `role` exists and may select these columns of `table`.
-pub(crate) fn may_select(role: Oid, table: Oid, columns: impl Iterator<Item = i16>) -> bool {
+/// Whether `role` exists and may select these columns of `table`; they are asked for where it may not select all. `None`: any, perhaps.
+pub(crate) fn may_select(role: Oid, table: Oid, columns: impl FnOnce() -> Option<Vec<i16>>) -> bool {
     if !identity::role_exists(role) {
         return false;
     }
     let select = pg_sys::AclMode::from(pg_sys::ACL_SELECT);
     let granted = |answer| answer == pg_sys::AclResult::ACLCHECK_OK;
-    let mut columns = columns;
     // SAFETY: catalog lookups inside a transaction about a role and a table that exist.
     unsafe {
         let schema = pg_sys::get_rel_namespace(table);
         granted(schema_usage(schema, role))
             && (granted(pg_sys::pg_class_aclcheck(table, role, select))
-                || columns.all(|attnum| granted(pg_sys::pg_attribute_aclcheck(table, attnum, role, select))))
+                || columns().is_some_and(|columns| {
+                    let column = |attnum| pg_sys::pg_attribute_aclcheck(table, attnum, role, select);
+                    columns.into_iter().all(|attnum| granted(column(attnum)))
+                }))
     }
 }
 

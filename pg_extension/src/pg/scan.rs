@@ -4,6 +4,7 @@ use pgrx::prelude::*;
 use pgrx::{PgTupleDesc, pg_sys};
 
 use super::Oid;
+use super::side::is_moved;
 
 /// Under which snapshot to read.
 #[derive(Clone, Copy)]
@@ -18,13 +19,29 @@ pub(crate) enum View {
 pub(crate) struct Row<'a> {
     values: &'a [pg_sys::Datum],
     nulls: &'a [bool],
+    descriptor: pg_sys::TupleDesc,
 }
 
 impl Row<'_> {
     fn datum(&self, column: usize) -> Option<pg_sys::Datum> {
         match self.nulls.get(column - 1) {
-            Some(false) => Some(self.values[column - 1]),
+            Some(false) if !self.is_lost(column) => Some(self.values[column - 1]),
             _ => None,
+        }
+    }
+
+    /// Whether a value was moved to the TOAST table and the row is read as of then: VACUUM spares old rows of catalogs for slots, but not
+    /// what these have there, and looking for it would end the stream. Such a value reads as NULL.
+    pub(crate) fn is_lost(&self, column: usize) -> bool {
+        // SAFETY: the descriptor is that of the values and alive as long as they are; a value of variable length that is not NULL is at
+        // least as long as is looked at.
+        unsafe {
+            self.nulls.get(column - 1) == Some(&false)
+                && PgTupleDesc::from_pg_unchecked(self.descriptor)
+                    .get(column - 1)
+                    .is_some_and(|shape| shape.attlen == -1)
+                && is_moved(self.values[column - 1])
+                && pg_sys::HistoricSnapshotActive()
         }
     }
 
@@ -44,6 +61,12 @@ impl Row<'_> {
     pub(crate) fn bigint(&self, column: usize) -> Option<i64> {
         // SAFETY: as above; both types are 64-bit integers passed by value.
         self.datum(column).and_then(|datum| unsafe { i64::from_datum(datum, false) })
+    }
+
+    /// A column of type boolean.
+    pub(super) fn boolean(&self, column: usize) -> Option<bool> {
+        // SAFETY: as above.
+        self.datum(column).and_then(|datum| unsafe { bool::from_datum(datum, false) })
     }
 
     /// A column of type integer.
@@ -124,16 +147,44 @@ pub(crate) fn matching_rows(table: Oid, lookup: Lookup<'_>, view: View, each: im
     scan(table, Some(lookup), view, each);
 }
 
-fn scan(table: Oid, lookup: Option<Lookup<'_>>, view: View, mut each: impl FnMut(&Row<'_>)) {
+/// Calls `each` for the rows of a catalog that hold a number in the first column of an index, which is this one of the catalog.
+pub(super) fn catalog_rows(
+    catalog: Oid,
+    (index, column): (Oid, i16),
+    wanted: Oid,
+    each: impl FnMut(&Row<'_>),
+) {
+    let key = Key { index, column, equal: pg_sys::F_OIDEQ, value: wanted.into() };
+    scan_by(catalog, Some(key), View::Catalog, each);
+}
+
+fn scan(table: Oid, lookup: Option<Lookup<'_>>, view: View, each: impl FnMut(&Row<'_>)) {
+    let key = lookup.map(|lookup| Key {
+        index: lookup.index,
+        column: lookup.column,
+        equal: pg_sys::F_TEXTEQ,
+        value: lookup.text.into_datum().unwrap_or(pg_sys::Datum::from(0usize)),
+    });
+    scan_by(table, key, view, each);
+}
+
+/// What a scan looks for.
+struct Key {
+    index: Oid,
+    column: i16,
+    equal: u32,
+    value: pg_sys::Datum,
+}
+
+fn scan_by(table: Oid, wanted: Option<Key>, view: View, mut each: impl FnMut(&Row<'_>)) {
     // SAFETY: the table is locked against being dropped while it is scanned; the snapshot is NULL (chosen by PostgreSQL) or the
     // active one, which outlives the scan. Tuples are read before the next one is fetched. The key compares texts by their bytes,
     // as the columns' collation does, and its value is alive until the scan ends.
     unsafe {
         let mut key: pg_sys::ScanKeyData = std::mem::zeroed();
-        if let Some(lookup) = lookup {
-            let text = lookup.text.into_datum().unwrap_or(pg_sys::Datum::from(0usize));
+        if let Some(wanted) = &wanted {
             let equal = pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber;
-            pg_sys::ScanKeyInit(&raw mut key, lookup.column, equal, pg_sys::F_TEXTEQ.into(), text);
+            pg_sys::ScanKeyInit(&raw mut key, wanted.column, equal, wanted.equal.into(), wanted.value);
         }
         let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as i32);
         let snapshot = match view {
@@ -142,10 +193,10 @@ fn scan(table: Oid, lookup: Option<Lookup<'_>>, view: View, mut each: impl FnMut
         };
         let scan = pg_sys::systable_beginscan(
             relation,
-            lookup.map_or(Oid::INVALID, |lookup| lookup.index),
-            lookup.is_some(),
+            wanted.as_ref().map_or(Oid::INVALID, |wanted| wanted.index),
+            wanted.is_some(),
             snapshot,
-            i32::from(lookup.is_some()),
+            i32::from(wanted.is_some()),
             &raw mut key,
         );
         loop {
@@ -175,6 +226,6 @@ pub(super) unsafe fn with_row(
         let mut values = vec![pg_sys::Datum::from(0usize); columns];
         let mut nulls = vec![true; columns];
         pg_sys::heap_deform_tuple(tuple, descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
-        each(&Row { values: &values, nulls: &nulls });
+        each(&Row { values: &values, nulls: &nulls, descriptor });
     }
 }

@@ -112,6 +112,17 @@ impl<'a> Side<'a> {
     }
 }
 
+/// Whether a value of variable length is only a pointer into a TOAST table.
+///
+/// # Safety
+/// The value is of variable length and not NULL.
+pub(super) unsafe fn is_moved(value: pg_sys::Datum) -> bool {
+    let value: *const u8 = value.cast_mut_ptr();
+    const EXTERNAL: u8 = if cfg!(target_endian = "little") { 0x01 } else { 0x80 };
+    // SAFETY: by contract; an external value has at least the two bytes that are read of it.
+    unsafe { *value == EXTERNAL && u32::from(*value.add(1)) == pg_sys::vartag_external::VARTAG_ONDISK }
+}
+
 /// Takes a row apart up to this column, if it is not yet.
 ///
 /// # Safety

@@ -342,3 +342,52 @@ async fn partitions_come_and_go() -> Result<()> {
     assert_eq!(origin.after("INSERT INTO root VALUES (6, 'east', 1)").await?, ["root 6"]);
     Ok(())
 }
+
+/// A definition that was moved to the TOAST table, where VACUUM does not spare it for slots, is not looked for: its shard is told as a whole.
+#[tokio::test]
+async fn a_definition_that_outgrows_its_row_stops_no_stream() -> Result<()> {
+    let origin = Origin::followed(
+        "CREATE TABLE large (id int PRIMARY KEY, a text); CREATE TABLE other (id int PRIMARY KEY);
+         SELECT foreshard.create_shard('other', 'other', key => '{id}');
+         CREATE FUNCTION condition(values int, pad int) RETURNS text LANGUAGE sql AS $$
+             SELECT format('a IN (%s, %L)', string_agg(quote_literal(left(encode(sha256(i::text::bytea), 'base64'), 40)), ','), left(encode(sha256('x'), 'hex') || encode(sha256('y'), 'hex'), pad)) FROM generate_series(1, values) i $$;
+         -- As large as it may be.
+         DO $do$ BEGIN
+             FOR length IN REVERSE 160 * 40 .. 20 * 40 LOOP
+                 BEGIN
+                     PERFORM foreshard.create_shard('large', 'large', condition(length / 40, length % 40));
+                     RETURN;
+                 EXCEPTION WHEN program_limit_exceeded THEN END;
+             END LOOP;
+         END $do$",
+    )
+    .await?;
+    let long = "a".repeat(58);
+    assert_eq!(origin.after("INSERT INTO other VALUES (1)").await?, ["other 1"]);
+    origin.db.batch_execute(&format!("ALTER TABLE large RENAME a TO {long}")).await?;
+    let moved: i64 = origin
+        .value("SELECT pg_relation_size(reltoastrelid) FROM pg_class WHERE oid = 'foreshard.shard'::regclass")
+        .await?;
+    assert!(moved > 0, "the definition fits");
+    origin
+        .db
+        .batch_execute(
+            "INSERT INTO large VALUES (1, 'x'); INSERT INTO other VALUES (2);
+             SELECT foreshard.create_shard('large', 'large', 'id > 0', or_replace => true)",
+        )
+        .await?;
+    origin.db.batch_execute("VACUUM foreshard.shard").await?;
+    let told = origin.after("INSERT INTO other VALUES (3); INSERT INTO large VALUES (2, 'x')").await?;
+    assert_eq!(
+        told,
+        [
+            "large Whole(Ddl)",
+            "large Whole(Evaluation)",
+            "other 2",
+            "+shard large",
+            "other 3",
+            "large Whole(Rows)"
+        ]
+    );
+    Ok(())
+}

@@ -209,6 +209,37 @@ async fn an_edge_s_role_reads_its_edge_and_nothing_else() -> Result<()> {
     Ok(())
 }
 
+/// Who reads a slot takes what is in it from whom it is for.
+#[tokio::test]
+async fn an_edge_reads_its_own_slot_only() -> Result<()> {
+    let origin = Origin::start().await?;
+    let (ewr, lga) = two_edges(&origin).await?;
+    let (ewr, lga) = (login(&ewr.url).await?, login(&lga.url).await?);
+    let create = "SELECT pg_create_logical_replication_slot(foreshard.edge_slot('ewr'), 'foreshard')";
+    ewr.batch_execute(create).await?;
+    let slot: String = origin.value("SELECT foreshard.edge_slot('ewr')").await?;
+    origin.db.batch_execute("INSERT INTO t VALUES (2)").await?;
+    let get = |slot: &str, edge: &str| {
+        format!(
+            "SELECT pg_logical_slot_get_binary_changes('{slot}', NULL, NULL, 'edge', '{edge}', 'protocol', '2')"
+        )
+    };
+    for db in [&lga, &origin.db] {
+        let error = error_of(db, &get(&slot, "lga")).await?;
+        assert_eq!(*error.code(), S::INSUFFICIENT_PRIVILEGE);
+        assert_eq!(
+            error.message(),
+            format!("replication slot \"{slot}\" is another edge's, not edge \"lga\"'s")
+        );
+        assert!(error.hint().is_some_and(|hint| hint.contains("foreshard.edge_slot(name)")));
+    }
+    assert_eq!(ewr.query(&get(&slot, "ewr"), &[]).await?.len(), 1, "it is still there");
+    // A slot that is no edge's may be looked into.
+    lga.batch_execute("SELECT pg_create_logical_replication_slot('look', 'foreshard')").await?;
+    lga.batch_execute(&get("look", "lga")).await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn an_edge_without_a_role_is_for_superusers() -> Result<()> {
     let origin = Origin::start().await?;
@@ -286,6 +317,26 @@ async fn a_definer_shares_only_what_he_may_read() -> Result<()> {
         )
         .await?;
     assert_eq!(*error_of(&origin.db, "SELECT trap()").await?.code(), S::INSUFFICIENT_PRIVILEGE);
+    Ok(())
+}
+
+/// What a fetch would read is what its owner must be allowed to read, columns that only the predicate looks at included.
+#[tokio::test]
+async fn rows_are_told_only_if_a_fetch_may_read_them() -> Result<()> {
+    let origin = Origin::followed(
+        "CREATE ROLE definer; GRANT USAGE ON SCHEMA foreshard TO definer; GRANT EXECUTE ON FUNCTION foreshard.create_shard TO definer;
+         CREATE TABLE t (id int PRIMARY KEY, a text, secret int); ALTER TABLE t REPLICA IDENTITY FULL; GRANT SELECT ON t TO definer;
+         SET ROLE definer; SELECT foreshard.create_shard('t', 't', 'secret > 5', columns => '{id,a}'); RESET ROLE",
+    )
+    .await?;
+    assert_eq!(origin.rows_after("INSERT INTO t VALUES (1, 'a', 7)").await?, ["t +1/a"]);
+    let columns = "REVOKE SELECT ON t FROM definer; GRANT SELECT (id, a) ON t TO definer";
+    origin.rows_after(columns).await?;
+    assert_eq!(origin.rows("t").await?, ["Broken"]);
+    assert_eq!(origin.rows_after("INSERT INTO t VALUES (2, 'b', 7)").await?, ["t Whole(Rows)"]);
+    origin.rows_after("GRANT SELECT (secret) ON t TO definer").await?;
+    assert_eq!(origin.rows("t").await?, ["1|a", "2|b"]);
+    assert_eq!(origin.rows_after("INSERT INTO t VALUES (3, 'c', 7)").await?, ["t +3/c"]);
     Ok(())
 }
 
