@@ -92,12 +92,16 @@ DO $$
     $$;
 DROP TABLE foreshard.executions_before;
 
+-- A parallel pg_restore loads an extension's tables in any order.
+
+ALTER TABLE foreshard.mapping DROP CONSTRAINT mapping_shard_fkey;
+
 -- Shards that are a query.
 
 ALTER TABLE foreshard.shard ALTER source DROP NOT NULL;
 
 CREATE TABLE foreshard.shard_query (
-    shard       text COLLATE "C" PRIMARY KEY REFERENCES foreshard.shard ON DELETE CASCADE,
+    shard       text COLLATE "C" PRIMARY KEY,
     query       text NOT NULL,
     param_types regtype[] NOT NULL,
     -- Derived by the trigger foreshard.query_derive.
@@ -106,7 +110,7 @@ CREATE TABLE foreshard.shard_query (
 COMMENT ON TABLE foreshard.shard_query IS 'queries of shards that are not a table''s; change them with create_query_shard only';
 
 CREATE TABLE foreshard.shard_source (
-    shard          text COLLATE "C" NOT NULL REFERENCES foreshard.shard ON DELETE CASCADE,
+    shard          text COLLATE "C" NOT NULL,
     ordinal        int NOT NULL,
     source         regclass NOT NULL,
     source_name    text NOT NULL,
@@ -174,7 +178,7 @@ CREATE INDEX control_group_ends ON foreshard.control_group (ends_at);
 CREATE TABLE foreshard.hint (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     function_id text COLLATE "C" NOT NULL CHECK (octet_length(function_id) BETWEEN 1 AND 256),
-    edge        text COLLATE "C" REFERENCES foreshard.edge ON DELETE CASCADE,
+    edge        text COLLATE "C",
     cron        text NOT NULL,
     confidence  float8 NOT NULL CHECK (confidence BETWEEN 0 AND 1),
     declared_at timestamptz NOT NULL DEFAULT now(),

@@ -1,6 +1,8 @@
 -- Tables. shard, mapping and edge are read by the output plugin while it decodes, under the snapshot of that moment of the
 -- log: that is what user_catalog_table makes possible. Columns of type regclass and regrole are dumped as names, so
--- definitions survive pg_dump | restore into a cluster with other OIDs.
+-- definitions survive pg_dump | restore into a cluster with other OIDs. What is dumped, and what is derived from it while it is
+-- loaded, has no foreign keys: a parallel pg_restore loads an extension's tables at the same time, in any order. The functions that make
+-- and remove shards and edges keep the tables in step; rows that a definition lacks for are of no effect.
 
 CREATE SCHEMA foreshard;
 COMMENT ON SCHEMA foreshard IS 'logical shards, their functions and edges, and the change stream for them';
@@ -31,7 +33,7 @@ ALTER TABLE foreshard.shard ALTER predicate SET STORAGE MAIN, ALTER predicate_tr
 COMMENT ON TABLE foreshard.shard IS 'definitions of logical shards; change them with create_shard and drop_shard only';
 
 CREATE TABLE foreshard.shard_query (
-    shard       text COLLATE "C" PRIMARY KEY REFERENCES foreshard.shard ON DELETE CASCADE,
+    shard       text COLLATE "C" PRIMARY KEY,
     query       text NOT NULL,
     param_types regtype[] NOT NULL,
     -- Derived by the trigger foreshard.query_derive.
@@ -40,7 +42,7 @@ CREATE TABLE foreshard.shard_query (
 COMMENT ON TABLE foreshard.shard_query IS 'queries of shards that are not a table''s; change them with create_query_shard only';
 
 CREATE TABLE foreshard.shard_source (
-    shard          text COLLATE "C" NOT NULL REFERENCES foreshard.shard ON DELETE CASCADE,
+    shard          text COLLATE "C" NOT NULL,
     ordinal        int NOT NULL,
     source         regclass NOT NULL,
     source_name    text NOT NULL,
@@ -62,7 +64,7 @@ COMMENT ON COLUMN foreshard.shard_source.read_attnums IS 'an update of other col
 CREATE TABLE foreshard.mapping (
     function_id text COLLATE "C" NOT NULL CHECK (octet_length(function_id) BETWEEN 1 AND 256),
     ordinal     int NOT NULL,
-    shard       text COLLATE "C" NOT NULL REFERENCES foreshard.shard ON DELETE CASCADE,
+    shard       text COLLATE "C" NOT NULL,
     PRIMARY KEY (function_id, shard)
 ) WITH (user_catalog_table = true);
 CREATE INDEX mapping_shard ON foreshard.mapping (shard);
@@ -80,7 +82,7 @@ COMMENT ON TABLE foreshard.edge IS 'edge locations; change them with create_edge
 CREATE TABLE foreshard.hint (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     function_id text COLLATE "C" NOT NULL CHECK (octet_length(function_id) BETWEEN 1 AND 256),
-    edge        text COLLATE "C" REFERENCES foreshard.edge ON DELETE CASCADE,
+    edge        text COLLATE "C",
     cron        text NOT NULL,
     confidence  float8 NOT NULL CHECK (confidence BETWEEN 0 AND 1),
     declared_at timestamptz NOT NULL DEFAULT now(),

@@ -177,6 +177,16 @@ CREATE FUNCTION foreshard.check_definition(owner regrole, source regclass, predi
 COMMENT ON FUNCTION foreshard.check_definition(regrole, regclass, text, name[], name[]) IS
     'refuses what no shard can be, and gives the predicate as PostgreSQL writes it';
 
+CREATE FUNCTION foreshard.forget_shard(gone text) RETURNS void
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp
+    AS $$
+        DELETE FROM foreshard.shard_query q WHERE q.shard = gone;
+        DELETE FROM foreshard.shard_source d WHERE d.shard = gone;
+        DELETE FROM foreshard.mapping m WHERE m.shard = gone;
+    $$;
+COMMENT ON FUNCTION foreshard.forget_shard(text) IS
+    'removes what belongs to a shard that was dropped; also before one is made, which must not be given out by what is left of another';
+
 CREATE FUNCTION foreshard.define_shard(caller regrole, name text, source regclass, predicate text, key name[], columns name[],
         or_replace boolean, if_not_exists boolean)
     RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -233,6 +243,7 @@ CREATE FUNCTION foreshard.define_shard(caller regrole, name text, source regclas
         END IF;
         -- Two statements, because ON CONFLICT does not work on tables that decoding reads.
         IF old.name IS NULL THEN
+            PERFORM foreshard.forget_shard(name);
             INSERT INTO foreshard.shard (name, source, predicate, key, columns, owner)
                 VALUES (name, source, predicate, key, columns, caller) RETURNING * INTO wanted;
         ELSE
@@ -271,6 +282,7 @@ CREATE FUNCTION foreshard.remove_shard(caller regrole, name text, if_exists bool
         SELECT * INTO old FROM foreshard.shard s WHERE s.name = remove_shard.name;
         IF NOT FOUND THEN
             IF if_exists THEN
+                PERFORM foreshard.forget_shard(name);
                 RAISE NOTICE 'shard % does not exist, skipping', quote_ident(name);
                 RETURN;
             END IF;
@@ -286,6 +298,7 @@ CREATE FUNCTION foreshard.remove_shard(caller regrole, name text, if_exists bool
             RAISE EXCEPTION 'must be owner of shard %', quote_ident(name) USING ERRCODE = 'insufficient_privilege';
         END IF;
         DELETE FROM foreshard.shard s WHERE s.name = remove_shard.name;
+        PERFORM foreshard.forget_shard(name);
     END
     $$;
 COMMENT ON FUNCTION foreshard.remove_shard(regrole, text, boolean) IS 'drop_shard in the name of caller';

@@ -29,6 +29,7 @@ CREATE FUNCTION foreshard.query_derive() RETURNS trigger
         at int := 0;
         problem text;
     BEGIN
+        -- A parallel restore may load this before the shard: foreshard.shards calls it a defect, and rederive() mends it.
         BEGIN
             NEW.query_tree := NULL;
             DELETE FROM foreshard.shard_source d WHERE d.shard = NEW.shard;
@@ -145,6 +146,7 @@ CREATE FUNCTION foreshard.define_query(caller regrole, name text, tree text, typ
             RETURN;
         END IF;
         IF old.name IS NULL THEN
+            PERFORM foreshard.forget_shard(name);
             INSERT INTO foreshard.shard (name, source, key, owner) VALUES (name, NULL, params, caller);
         ELSE
             DELETE FROM foreshard.shard_query q WHERE q.shard = old.name;

@@ -25,7 +25,9 @@ CREATE FUNCTION foreshard.hint_function(function_id text, cron text, edge text D
             RAISE EXCEPTION 'function % is not mapped', quote_literal(function_id) USING ERRCODE = 'undefined_object',
                 HINT = 'Map it with foreshard.map_function first; foreshard.function_shards lists the mappings.';
         END IF;
-        IF edge IS NOT NULL AND NOT EXISTS (SELECT FROM foreshard.edge e WHERE e.name = hint_function.edge) THEN
+        -- Held, so that whoever drops it waits, and removes this hint as well.
+        PERFORM FROM foreshard.edge e WHERE e.name = hint_function.edge FOR KEY SHARE;
+        IF edge IS NOT NULL AND NOT FOUND THEN
             RAISE EXCEPTION 'edge % does not exist', quote_ident(left(edge, 100)) USING ERRCODE = 'undefined_object',
                 HINT = 'Leave it out for all edges; foreshard.edges lists the edges.';
         END IF;

@@ -56,6 +56,7 @@ CREATE FUNCTION foreshard.register_edge(caller regrole, name text, latitude floa
             RAISE EXCEPTION 'edge % already exists', quote_ident(name) USING ERRCODE = 'duplicate_object',
                 HINT = 'Pass if_not_exists => true to skip it, or drop it with foreshard.drop_edge.';
         END IF;
+        DELETE FROM foreshard.hint h WHERE h.edge = register_edge.name;
         INSERT INTO foreshard.edge (name, latitude, longitude, role) VALUES (name, latitude, longitude, role);
         IF role IS NULL THEN
             RETURN;
@@ -89,7 +90,8 @@ CREATE FUNCTION foreshard.remove_edge(caller regrole, name text, if_exists boole
         END IF;
         LOCK TABLE foreshard.edge IN SHARE ROW EXCLUSIVE MODE;
         DELETE FROM foreshard.edge e WHERE e.name = remove_edge.name RETURNING * INTO old;
-        IF NOT FOUND THEN
+        DELETE FROM foreshard.hint h WHERE h.edge = remove_edge.name;
+        IF old.name IS NULL THEN
             IF if_exists THEN
                 RAISE NOTICE 'edge % does not exist, skipping', quote_ident(name);
                 RETURN;

@@ -131,14 +131,19 @@ CREATE FUNCTION foreshard.rederive() RETURNS void
                 -- What was altered meanwhile has been brought up to date.
                 WHERE s.name = shard.name AND s.generation = shard.generation;
         END LOOP;
-        FOR shard IN SELECT q.*, s.owner FROM foreshard.shard_query q JOIN foreshard.shard s ON s.name = q.shard ORDER BY q.shard
+        FOR shard IN SELECT q.*, s.owner, q.query_tree IS NULL OR NOT EXISTS (SELECT FROM foreshard.shard_source d WHERE d.shard = q.shard) AS underived
+            FROM foreshard.shard_query q JOIN foreshard.shard s ON s.name = q.shard ORDER BY q.shard
         LOOP
             says := foreshard.said_now(shard.query, shard.query_tree, NULL, shard.param_types::oid[], shard.owner);
             UPDATE foreshard.shard_query q SET query = says WHERE q.shard = shard.shard AND q.query = shard.query;
+            -- Edges that heard of it meanwhile heard of no change.
+            IF shard.underived THEN
+                UPDATE foreshard.shard s SET generation = DEFAULT WHERE s.name = shard.shard;
+            END IF;
         END LOOP;
     END
     $$;
-COMMENT ON FUNCTION foreshard.rederive() IS 'derives anew what follows from the definitions: once after pg_upgrade, and where health() says that a definition names what is now called otherwise';
+COMMENT ON FUNCTION foreshard.rederive() IS 'derives anew what follows from the definitions: once after pg_upgrade and after a parallel pg_restore, and where health() says that a definition names what is now called otherwise';
 
 CREATE FUNCTION foreshard.health_derived() RETURNS TABLE ("check" text, status text, detail text, fix text)
     LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -153,3 +158,18 @@ CREATE FUNCTION foreshard.health_derived() RETURNS TABLE ("check" text, status t
     END
     $$;
 COMMENT ON FUNCTION foreshard.health_derived() IS 'the part of health() about what pg_upgrade leaves behind';
+
+CREATE FUNCTION foreshard.health_remains() RETURNS TABLE ("check" text, status text, detail text, fix text)
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT 'shard ' || quote_ident(r.shard), 'warn', 'it does not exist, and there are mappings or a query of it, which are of no effect',
+            format('SELECT foreshard.drop_shard(%L, if_exists => true)', r.shard)
+        FROM (SELECT m.shard FROM foreshard.mapping m UNION SELECT q.shard FROM foreshard.shard_query q
+            UNION SELECT d.shard FROM foreshard.shard_source d) AS r
+        WHERE NOT EXISTS (SELECT FROM foreshard.shard s WHERE s.name = r.shard)
+        UNION ALL
+        SELECT DISTINCT 'edge ' || quote_ident(h.edge), 'warn', 'it does not exist, and there are hints for it, which are of no effect',
+            format('SELECT foreshard.drop_edge(%L, if_exists => true)', h.edge)
+        FROM foreshard.hint h WHERE h.edge IS NOT NULL AND NOT EXISTS (SELECT FROM foreshard.edge e WHERE e.name = h.edge)
+    $$;
+COMMENT ON FUNCTION foreshard.health_remains() IS 'the part of health() about what a dump that was restored in part leaves behind';

@@ -5,8 +5,12 @@ CREATE VIEW foreshard.shards AS
         CASE WHEN s.source IS NULL THEN coalesce(
                 (SELECT pg_catalog.format('table %s is gone', d.source_name) FROM foreshard.shard_source d
                     WHERE d.shard = s.name AND NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = d.source) LIMIT 1),
-                s.defect)
+                s.defect,
+                CASE WHEN q.query_tree IS NULL OR NOT EXISTS (SELECT FROM foreshard.shard_source d WHERE d.shard = s.name)
+                    THEN 'what its query reads was not derived when it was restored' END)
             WHEN c.oid IS NULL THEN 'the source table is gone'
+            WHEN s.defect IS NULL AND s.predicate IS NOT NULL AND s.predicate_tree IS NULL
+                THEN 'its predicate was not derived when it was restored: SELECT foreshard.rederive()'
             ELSE s.defect END AS defect,
         q.query,
         CASE WHEN s.source IS NULL THEN (

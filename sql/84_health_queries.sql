@@ -7,7 +7,9 @@ CREATE FUNCTION foreshard.health_queries() RETURNS TABLE ("check" text, status t
         shard record;
         part record;
     BEGIN
-        FOR shard IN SELECT s.name, s.owner, v.defect, EXISTS (SELECT FROM pg_roles r WHERE r.oid = s.owner) AS owner_exists
+        FOR shard IN SELECT s.name, s.owner, v.defect, EXISTS (SELECT FROM pg_roles r WHERE r.oid = s.owner) AS owner_exists,
+                NOT EXISTS (SELECT FROM foreshard.shard_query q JOIN foreshard.shard_source d USING (shard)
+                    WHERE q.shard = s.name AND q.query_tree IS NOT NULL) AS underived, s.defect AS kept_defect
             FROM foreshard.shard s JOIN foreshard.shards v USING (name) WHERE s.source IS NULL ORDER BY s.name
         LOOP
             "check" := 'shard ' || quote_ident(shard.name);
@@ -25,6 +27,10 @@ CREATE FUNCTION foreshard.health_queries() RETURNS TABLE ("check" text, status t
             END IF;
             IF shard.defect IS NOT NULL OR NOT shard.owner_exists THEN
                 detail := coalesce(shard.defect, 'the role that defined it is gone');
+                -- A dump restores what a query may need, as primary keys, after the definitions.
+                IF shard.underived AND shard.owner_exists THEN
+                    fix := 'SELECT foreshard.rederive()' || CASE WHEN shard.kept_defect IS NULL THEN '' ELSE ', or ' || fix END;
+                END IF;
                 RETURN NEXT;
                 CONTINUE;
             END IF;

@@ -330,5 +330,6 @@ CREATE FUNCTION foreshard.health() RETURNS TABLE ("check" text, status text, det
         UNION ALL SELECT * FROM foreshard.health_fetches()
         UNION ALL SELECT * FROM foreshard.health_log()
         UNION ALL SELECT * FROM foreshard.health_derived()
+        UNION ALL SELECT * FROM foreshard.health_remains()
     $$;
 COMMENT ON FUNCTION foreshard.health() IS 'every misconfiguration of this origin; status is ok, warn or fail, fix the statement that mends it';

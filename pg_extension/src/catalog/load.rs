@@ -80,6 +80,7 @@ pub(crate) fn definitions(tables: &Tables, view: View) -> Definitions {
             }
         }
     }
+    all.shards.values_mut().for_each(note_underived);
     let mut rows = Vec::new();
     every_row(tables.mapping, view, |row| {
         if let (Some(function), Some(ordinal), Some(shard)) = (row.text(1), row.integer(2), row.text(3)) {
@@ -87,7 +88,8 @@ pub(crate) fn definitions(tables: &Tables, view: View) -> Definitions {
         }
     });
     rows.sort();
-    for (function, _, shard) in rows {
+    // A dump that is being restored may bring mappings before their shards.
+    for (function, _, shard) in rows.into_iter().filter(|(_, _, shard)| all.shards.contains_key(shard)) {
         all.functions.entry(function).or_default().push(shard);
     }
     all
@@ -123,6 +125,7 @@ pub(crate) fn mapped_shard(tables: &Tables, name: &str, view: View) -> Option<Sh
             }
         }
     }
+    found.iter_mut().for_each(note_underived);
     found
 }
 
@@ -152,6 +155,16 @@ fn attach(shard: &mut Shard, dependency: Dependency) {
     }
     query.push(dependency);
 }
+
+/// Without its sources, or the tree of its predicate, nothing tells which changes concern a shard.
+fn note_underived(shard: &mut Shard) {
+    if shard.defect.is_none() && shard.query.as_ref().is_some_and(Vec::is_empty) {
+        shard.defect = Some(UNDERIVED.to_owned());
+    }
+}
+
+const UNDERIVED: &str =
+    "its definition was restored without what follows from it; run SELECT foreshard.rederive()";
 
 /// What running a query shard needs.
 pub(crate) struct StoredQuery {
@@ -190,7 +203,8 @@ fn shard(row: &Row<'_>) -> Option<Shard> {
         // Names of key columns are never so long that they would be moved.
         defect: row
             .text(11)
-            .or_else(|| [8, 9, 10, 11].iter().any(|column| row.is_lost(*column)).then(|| LOST.to_owned())),
+            .or_else(|| [8, 9, 10, 11].iter().any(|column| row.is_lost(*column)).then(|| LOST.to_owned()))
+            .or_else(|| (row.text(3).is_some() && row.text(8).is_none()).then(|| UNDERIVED.to_owned())),
     })
 }
 

@@ -63,6 +63,120 @@ async fn definitions_survive_dump_and_restore() -> Result<()> {
     Ok(())
 }
 
+/// A query that fits only once the primary keys are there, which a dump restores after the definitions; a join; hints; hundreds of rows, so that
+/// the tables of definitions are loaded at the same time.
+#[tokio::test]
+async fn definitions_survive_a_parallel_restore() -> Result<()> {
+    let origin = Origin::start().await?;
+    origin
+        .db
+        .batch_execute(
+            "DO $$ BEGIN FOR i IN 1 .. 12 LOOP
+                EXECUTE format('CREATE TABLE t%s (id int PRIMARY KEY, k int, name text)', i);
+                EXECUTE format('INSERT INTO t%s SELECT g, g %% 7, ''n'' || g FROM generate_series(1, 100) g', i);
+             END LOOP; END $$;
+             SELECT foreshard.create_shard('s' || i, ('t' || i % 12 + 1)::regclass, CASE WHEN i % 2 = 0 THEN 'k > ' || i % 5 END, '{id}')
+                FROM generate_series(1, 300) i;
+             SELECT foreshard.create_query_shard('q' || i, CASE i % 3
+                WHEN 0 THEN format('SELECT id, name FROM public.t%s WHERE k = $1', i % 12 + 1)
+                WHEN 1 THEN format('SELECT a.id, b.name FROM public.t%s a JOIN public.t%s b USING (id) WHERE a.k = $1', i % 12 + 1, (i + 5) % 12 + 1)
+                ELSE format('SELECT a.id, a.name, count(*) FROM public.t%s a JOIN public.t%s b USING (k) WHERE a.k = $1 GROUP BY a.id', i % 12 + 1, (i + 1) % 12 + 1)
+                END, '{k}') FROM generate_series(1, 240) i;
+             SELECT foreshard.create_edge('e' || i, i, i) FROM generate_series(1, 8) i;
+             SELECT foreshard.map_function('f' || i, ARRAY['s' || i, 'q' || (i % 240 + 1)]) FROM generate_series(1, 300) i;
+             SELECT foreshard.hint_function('f' || i, '0 6 * * *', CASE WHEN i % 5 > 0 THEN 'e' || (i % 8 + 1) END) FROM generate_series(1, 200) i",
+        )
+        .await?;
+    let defined = "SELECT concat((SELECT json_agg(s ORDER BY name) FROM (SELECT name, source::text, predicate, key, owner::text, defect, query,
+            (SELECT json_agg(d ORDER BY d::text) FROM jsonb_array_elements(depends_on) d) FROM foreshard.shards) s),
+        (SELECT json_agg(m ORDER BY function_id, ordinal) FROM foreshard.mapping m), (SELECT json_agg(h ORDER BY id) FROM foreshard.hint h),
+        (SELECT json_agg(e ORDER BY name) FROM (SELECT name, latitude, longitude FROM foreshard.edge) e),
+        (SELECT json_agg(c ORDER BY c) FROM (SELECT conrelid::regclass::text, conname FROM pg_constraint WHERE conrelid::regclass::text LIKE 't%') c))";
+    // Indexes that would serve the parameters are missing here and there.
+    let complaints = "SELECT coalesce(string_agg(concat_ws(': ', \"check\", detail, fix), chr(10)), '') FROM foreshard.health() WHERE status = 'fail'
+        OR \"check\" LIKE 'names in %' OR \"check\" LIKE 'definitions%'";
+    let before: String = origin.value(defined).await?;
+    assert_eq!(origin.value::<String>(complaints).await?, "");
+    let folder = tempfile::tempdir()?;
+    let dump = folder.path().join("dump");
+    let dumped = origin.cluster.client_program("pg_dump").arg("-Fd").arg("-f").arg(&dump).status()?;
+    ensure!(dumped.success());
+    let mut origin = origin;
+    // Everything at once; then the definitions before the primary keys of the tables that they read, which are made at the same time.
+    let rounds: [&[&[&str]]; 2] =
+        [&[&["-j4"]], &[&["--section=pre-data"], &["--section=data"], &["--section=post-data", "-j4"]]];
+    for (round, steps) in rounds.into_iter().enumerate() {
+        let name = format!("parallel_{round}");
+        origin.db.batch_execute(&format!("CREATE DATABASE {name}")).await?;
+        for step in steps {
+            let restored = origin
+                .cluster
+                .client_program("pg_restore")
+                .args(["-d", &name])
+                .args(*step)
+                .arg(&dump)
+                .output()?;
+            ensure!(restored.status.success(), "{step:?}: {}", String::from_utf8_lossy(&restored.stderr));
+        }
+        let copy = Origin { db: origin.cluster.connect_to(&name).await?, cluster: origin.cluster };
+        // Whatever could not be derived while it was restored is said, and not given out.
+        let unsaid: i64 = copy
+            .value(
+                "SELECT count(*) FROM foreshard.shards s WHERE s.defect IS NULL AND s.source IS NULL
+                    AND NOT EXISTS (SELECT FROM foreshard.shard_query q WHERE q.shard = s.name AND q.query_tree IS NOT NULL)",
+            )
+            .await?;
+        assert_eq!(unsaid, 0);
+        copy.db.batch_execute("SELECT foreshard.rederive()").await?;
+        assert_eq!(copy.value::<String>(defined).await?, before);
+        assert_eq!(copy.value::<String>(complaints).await?, "");
+        assert_eq!(copy.catalog().await?.functions.len(), 300);
+        for shard in 1..=240 {
+            let rows = copy.rows(&format!("q{shard}?k=3")).await?;
+            assert!(rows.len() >= 14, "q{shard}: {rows:?}");
+        }
+        for shard in 1..=300 {
+            assert_eq!(copy.rows(&format!("s{shard}?id=5")).await?, ["5|5|n5"], "s{shard}");
+        }
+        origin = Origin { db: copy.cluster.connect().await?, cluster: copy.cluster };
+    }
+    Ok(())
+}
+
+/// Nothing but a direct change of the tables, or a dump restored in part, leaves such rows behind.
+#[tokio::test]
+async fn what_is_left_of_shards_and_edges_is_of_no_effect() -> Result<()> {
+    let origin = Origin::followed(
+        "CREATE TABLE t (id int PRIMARY KEY); SELECT foreshard.create_shard('t', 't'), foreshard.create_edge('ewr');
+         SELECT foreshard.map_function('f', '{t}'); SELECT foreshard.hint_function('f', '0 6 * * *', 'ewr'), foreshard.hint_function('f', '0 7 * * *')",
+    )
+    .await?;
+    origin.db.batch_execute("SELECT foreshard.drop_edge('ewr')").await?;
+    assert_eq!(origin.value::<i64>("SELECT count(*) FROM foreshard.hints").await?, 1);
+    origin.db.batch_execute("SELECT foreshard.drop_shard('t')").await?;
+    assert_eq!(origin.value::<i64>("SELECT count(*) FROM foreshard.function_shards").await?, 0);
+
+    let leave = "INSERT INTO foreshard.mapping VALUES ('f', 1, 't'), ('f', 2, 'u');
+        INSERT INTO foreshard.hint (function_id, edge, cron, confidence) VALUES ('f', 'ewr', '0 6 * * *', 1), ('f', 'lhr', '0 6 * * *', 1)";
+    origin.db.batch_execute(leave).await?;
+    assert!(origin.catalog().await?.functions.is_empty());
+    let warned = "SELECT coalesce(string_agg(\"check\" || ': ' || fix, '; ' ORDER BY \"check\"), '') FROM foreshard.health() WHERE detail LIKE '%of no effect'";
+    assert_eq!(
+        origin.value::<String>(warned).await?,
+        "edge ewr: SELECT foreshard.drop_edge('ewr', if_exists => true); edge lhr: SELECT foreshard.drop_edge('lhr', if_exists => true); \
+         shard t: SELECT foreshard.drop_shard('t', if_exists => true); shard u: SELECT foreshard.drop_shard('u', if_exists => true)"
+    );
+    // Whoever takes the name does not take over who could read it.
+    origin.db.batch_execute("SELECT foreshard.create_shard('t', 't'), foreshard.create_edge('ewr')").await?;
+    assert!(origin.catalog().await?.functions.is_empty());
+    origin
+        .db
+        .batch_execute("SELECT foreshard.drop_edge('lhr', if_exists => true), foreshard.drop_shard('u', if_exists => true)")
+        .await?;
+    assert_eq!(origin.value::<String>(warned).await?, "");
+    Ok(())
+}
+
 #[tokio::test]
 async fn drop_extension_leaves_nothing() -> Result<()> {
     let origin = Origin::followed(
