@@ -85,18 +85,34 @@ CREATE FUNCTION foreshard.follow_query(followed text) RETURNS void
         kept foreshard.shard_query;
         before text := foreshard.query_state(followed);
         renamed text;
+        same boolean := false;
     BEGIN
         SELECT * INTO STRICT kept FROM foreshard.shard_query q WHERE q.shard = followed;
         renamed := kept.query;
         BEGIN
             renamed := coalesce(foreshard.query_text(kept.query_tree), kept.query);
-            PERFORM foreshard.compile_query(renamed, kept.param_types::oid[], (SELECT s.owner FROM foreshard.shard s WHERE s.name = followed));
+            SELECT renamed = kept.query AND jsonb_agg(jsonb_build_array(c.tree, c.source, foreshard.qualified_name(c.source),
+                        c.key_attnums, c.predicate, c.predicate_tree, c.read_attnums) ORDER BY c.ordinality)
+                    = (SELECT jsonb_agg(jsonb_build_array(kept.query_tree, d.source::oid, d.source_name,
+                            d.key_attnums, d.predicate, d.predicate_tree, d.read_attnums) ORDER BY d.ordinal)
+                        FROM foreshard.shard_source d WHERE d.shard = followed)
+                    AND (SELECT s.defect IS NULL FROM foreshard.shard s WHERE s.name = followed) INTO same
+                FROM foreshard.compile_query(renamed, kept.param_types::oid[], (SELECT s.owner FROM foreshard.shard s WHERE s.name = followed))
+                    WITH ORDINALITY c;
+            IF same THEN
+                PERFORM foreshard.check_source(d.source) FROM foreshard.shard_source d WHERE d.shard = followed;
+            END IF;
         EXCEPTION WHEN lock_not_available OR deadlock_detected OR serialization_failure THEN
             RAISE;
         WHEN OTHERS THEN
             -- A table or column is gone, or of another type. The text as it was may fit again; the trigger finds out.
             renamed := kept.query;
+            same := false;
         END;
+        -- Every row that is written has every edge's stream read all definitions again.
+        IF same THEN
+            RETURN;
+        END IF;
         UPDATE foreshard.shard_query q SET query = renamed WHERE q.shard = followed;
         IF foreshard.query_state(followed) IS DISTINCT FROM before THEN
             UPDATE foreshard.shard s SET generation = DEFAULT WHERE s.name = followed;
@@ -114,6 +130,10 @@ CREATE FUNCTION foreshard.follow_ddl() RETURNS event_trigger
     DECLARE
         altered oid;
         followed text;
+        -- Tables that the command made or altered, with their partitions: what is done to the columns of a table is done to those as well.
+        -- Temporary tables are no shard's. Found before the definitions are looked at, which may be thousands.
+        touched oid[];
+        named text[];
         -- The workers of a parallel restore have a table locked each, and would wait for each other here until some lose their statement.
         -- What they alter gives nothing another name.
         restoring constant boolean := current_setting('application_name') = 'pg_restore';
@@ -126,11 +146,16 @@ CREATE FUNCTION foreshard.follow_ddl() RETURNS event_trigger
         IF tg_tag IN ('ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN') THEN
             LOCK TABLE foreshard.shard IN SHARE UPDATE EXCLUSIVE MODE;
         END IF;
-        -- What is done to the columns of a table is done to its partitions as well.
-        FOR altered IN SELECT r.oid FROM pg_event_trigger_ddl_commands() c,
-                LATERAL (SELECT c.objid UNION SELECT t.relid FROM pg_partition_tree(c.objid) t) AS r(oid)
-            WHERE c.classid = 'pg_class'::regclass AND EXISTS (SELECT FROM foreshard.shard s
-                WHERE s.source = r.oid OR s.source_name = foreshard.qualified_name(r.oid))
+        SELECT array_agg(r.oid), array_agg(foreshard.qualified_name(r.oid)) INTO touched, named FROM pg_event_trigger_ddl_commands() c
+            JOIN pg_class t ON t.oid = c.objid AND t.relkind IN ('r', 'p') AND t.relpersistence <> 't',
+            LATERAL (SELECT c.objid UNION SELECT p.relid FROM pg_partition_tree(c.objid) p) AS r(oid)
+            WHERE c.classid = 'pg_class'::regclass;
+        IF touched IS NULL AND tg_tag NOT IN ('ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN', 'GRANT') THEN
+            PERFORM set_config('lock_timeout', patience, true);
+            RETURN;
+        END IF;
+        FOR altered IN SELECT r.oid FROM unnest(touched, named) AS r(oid, name)
+                WHERE r.oid IN (SELECT s.source FROM foreshard.shard s) OR r.name IN (SELECT s.source_name FROM foreshard.shard s)
             -- Schemas, types and labels of enums are named in predicates.
             UNION SELECT s.source::oid FROM foreshard.shard s JOIN pg_class c ON c.oid = s.source
                 WHERE tg_tag IN ('ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN') AND s.predicate IS NOT NULL
@@ -143,9 +168,7 @@ CREATE FUNCTION foreshard.follow_ddl() RETURNS event_trigger
         -- Schemas and types are named in any query.
         FOR followed IN SELECT q.shard FROM foreshard.shard_query q JOIN foreshard.shard s ON s.name = q.shard
             WHERE tg_tag IN ('ALTER SCHEMA', 'ALTER TYPE', 'ALTER DOMAIN') OR tg_tag = 'GRANT' AND (s.defect IS NOT NULL OR q.query_tree IS NULL) OR EXISTS (
-                SELECT FROM foreshard.shard_source d, pg_event_trigger_ddl_commands() c
-                WHERE d.shard = q.shard AND c.classid = 'pg_class'::regclass
-                    AND (d.source = c.objid OR d.source IN (SELECT t.relid FROM pg_partition_tree(c.objid) t) OR d.source_name = foreshard.qualified_name(c.objid)))
+                SELECT FROM foreshard.shard_source d WHERE d.shard = q.shard AND (d.source = ANY (touched) OR d.source_name = ANY (named)))
             -- What never fitted says nothing of what it reads.
             OR s.defect IS NOT NULL AND NOT EXISTS (SELECT FROM foreshard.shard_source d WHERE d.shard = q.shard)
         LOOP

@@ -391,3 +391,43 @@ async fn a_definition_that_outgrows_its_row_stops_no_stream() -> Result<()> {
     );
     Ok(())
 }
+
+/// Each row that is written has every stream read the definitions again.
+#[tokio::test]
+async fn what_concerns_no_shard_writes_no_definition() -> Result<()> {
+    let origin = Origin::followed(
+        "CREATE TYPE mood AS ENUM ('sad'); CREATE TYPE other AS ENUM ('a'); CREATE SCHEMA elsewhere; CREATE TABLE other_table (id int);
+         CREATE TABLE t (id int PRIMARY KEY, k int, m mood); CREATE TABLE u (id int PRIMARY KEY, k int);
+         SELECT foreshard.create_shard('s', 't', $$m <> 'sad' AND k > 1$$, '{id}');
+         SELECT foreshard.create_query_shard('q', $$SELECT t.id, u.k FROM t JOIN u USING (id) WHERE u.k = $1 AND t.m <> 'sad'$$, '{k}')",
+    )
+    .await?;
+    let written =
+        "SELECT concat((SELECT json_agg(s.xmin::text || s.ctid ORDER BY name) FROM foreshard.shard s),
+        (SELECT json_agg(q.xmin::text || q.ctid ORDER BY shard) FROM foreshard.shard_query q),
+        (SELECT json_agg(d.xmin::text || d.ctid ORDER BY shard, ordinal) FROM foreshard.shard_source d))";
+    let before: String = origin.value(written).await?;
+    for statement in [
+        "CREATE TEMP TABLE passing (id int)",
+        "ALTER TABLE passing ADD k int",
+        "CREATE TABLE made (id int)",
+        "CREATE TABLE made_as AS SELECT 1 AS x",
+        "ALTER TYPE other ADD VALUE 'b'",
+        "ALTER TYPE other RENAME TO another",
+        "ALTER SCHEMA elsewhere RENAME TO nowhere",
+        "CREATE DOMAIN positive AS int CHECK (VALUE > 0); ALTER DOMAIN positive DROP CONSTRAINT positive_check",
+        "ALTER TABLE other_table ADD k int",
+        "GRANT SELECT ON other_table TO PUBLIC",
+        "ALTER TABLE u ALTER k SET STATISTICS 10",
+    ] {
+        origin.db.batch_execute(statement).await?;
+        assert_eq!(origin.value::<String>(written).await?, before, "{statement}");
+    }
+    origin.db.batch_execute("ALTER TYPE mood RENAME VALUE 'sad' TO 'bad'").await?;
+    assert_ne!(origin.value::<String>(written).await?, before);
+    let named: i64 = origin
+        .value("SELECT count(*) FROM foreshard.shards WHERE concat(predicate, query) LIKE '%''bad''%'")
+        .await?;
+    assert_eq!(named, 2);
+    Ok(())
+}
