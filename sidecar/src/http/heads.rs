@@ -151,7 +151,8 @@ fn head(bytes: &[u8], bounds: Bounds) -> Result<Option<(usize, Next)>, Problem> 
 
 /// What follows a head: by the rules of RFC 9112, 6.3, as hyper has them.
 fn body(request: &Request<'_, '_>) -> Result<Next, Problem> {
-    let (mut chunked, mut length, mut closing) = (None, None, request.version != Some(1));
+    let (mut chunked, mut length) = (None, None);
+    let (mut closing, mut staying) = (false, request.version == Some(1));
     for field in &*request.headers {
         let is = |name: &str| field.name.eq_ignore_ascii_case(name);
         let has = |word: &str| {
@@ -175,11 +176,12 @@ fn body(request: &Request<'_, '_>) -> Result<Next, Problem> {
             }
         } else if is("connection") {
             closing |= has("close");
+            staying |= has("keep-alive");
         }
     }
     Ok(match (chunked, length) {
         (Some(false), _) => return Err(Problem::bad_head("the last Transfer-Encoding is not chunked")),
-        _ if closing || request.method == Some("CONNECT") => Next::Rest,
+        _ if closing || !staying || request.method == Some("CONNECT") => Next::Rest,
         (Some(true), _) => Next::Chunked(Chunk::Size(0)),
         (None, Some(length)) if length > 0 => Next::Body(length),
         _ => Next::Head,
@@ -234,7 +236,7 @@ fn words(error: Error) -> &'static str {
         Error::HeaderName => "the name of a header field has a character that is not allowed",
         Error::HeaderValue => "the value of a header field has a character that is not allowed",
         Error::NewLine => "a line does not end as lines do",
-        Error::Version => "only HTTP/1.1 and HTTP/1.0 are spoken here",
+        Error::Version => "the versions spoken here are HTTP/1.0 and HTTP/1.1",
         _ => "the request line is not METHOD /path HTTP/1.1",
     }
 }
@@ -329,6 +331,7 @@ mod tests {
 
     use super::super::server::converse;
     use super::*;
+    use crate::fuzzing::fuzz;
 
     const BOUNDS: Bounds = Bounds { head: 9000, url: 500 };
     const GET: &str = "GET /a HTTP/1.1\r\nhost: x\r\n\r\n";
@@ -343,6 +346,11 @@ mod tests {
 
     /// All that is answered to these bytes, which come so many at once; the statuses and the bodies.
     async fn said(input: &[u8], piece: usize) -> (Vec<u16>, String) {
+        answered(input, piece, false).await
+    }
+
+    /// The same; `ends` says that the client has nothing more to say.
+    async fn answered(input: &[u8], piece: usize, ends: bool) -> (Vec<u16>, String) {
         let (mut client, server) = tokio::io::duplex(64 << 10);
         let stream = Heads::new(server, BytesMut::new(), BOUNDS);
         let never = std::pin::pin!(std::future::pending());
@@ -353,6 +361,9 @@ mod tests {
                     break;
                 }
                 tokio::task::yield_now().await;
+            }
+            if ends {
+                drop(client.shutdown().await);
             }
             let mut answers = Vec::new();
             client.read_to_end(&mut answers).await.unwrap();
@@ -371,7 +382,7 @@ mod tests {
             ("\u{16}\u{3}\u{1}\u{2}".into(), 400, "bad-head"),
             ("GET / HTTP/3.7\r\n\r\n".into(), 400, "bad-head"),
             ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), 400, "bad-head"),
-            ("GET //[ HTTP/1.1\r\n\r\n".into(), 400, "bad-head"),
+            ("GET http:///x HTTP/1.1\r\n\r\n".into(), 400, "bad-head"),
             ("GET / HTTP/1.1\r\na b: c\r\n\r\n".into(), 400, "bad-head"),
             ("GET / HTTP/1.1\r\na: \u{1}\r\n\r\n".into(), 400, "bad-head"),
             ("POST / HTTP/1.1\r\ncontent-length: +1\r\n\r\n".into(), 400, "bad-head"),
@@ -427,6 +438,11 @@ mod tests {
                     &[200, 200, 200, 400],
                     ["/s Ok(12)", "/c Ok(15)", "bad-head"],
                 ),
+                (
+                    format!("GET /old HTTP/1.0\r\nconnection: keep-alive\r\n\r\n{GET}no\r\n\r\n"),
+                    &[200, 200, 400],
+                    ["/old Ok(0)", "/a Ok(0)", "bad-head"],
+                ),
                 (format!("{GET}{LAST}no\r\n\r\n"), &[200, 200], ["/a Ok(0)", "/last Ok(0)", "200 OK"]),
             ] {
                 let (found, text) = said(input.as_bytes(), piece).await;
@@ -434,5 +450,34 @@ mod tests {
                 assert!(has.iter().all(|has| text.contains(has)), "{input} {text}");
             }
         }
+    }
+
+    /// Whatever is sent, hyper finds nothing to refuse without a word.
+    #[test]
+    fn fuzz_conversations() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let samples = [
+            format!("{GET}POST / HTTP/1.1\r\ncontent-length: 3\r\n\r\nabc{GET}"),
+            format!("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n{GET}"),
+            format!("GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\n{GET}{LAST}"),
+        ]
+        .map(String::into_bytes);
+        let words: [&[u8]; 10] = [
+            b"\r\n",
+            b"\n",
+            b" ",
+            b"HTTP/1.0",
+            b"http://",
+            b"Content-Length: 1\r\n",
+            b"Transfer-Encoding: chunked\r\n",
+            b"Connection: close\r\n",
+            b"CONNECT",
+            b"Expect: 100-continue\r\n",
+        ];
+        fuzz("conversations", &samples, &words, |input| {
+            let (_, text) = runtime.block_on(answered(input, usize::MAX, true));
+            assert!(!text.contains("content-length: 0"), "{text}");
+            text.contains("200 OK")
+        });
     }
 }
