@@ -10,6 +10,7 @@ mod listen;
 mod measured;
 mod origin;
 mod others;
+mod past;
 mod settings;
 mod state;
 

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use foreshard_planner::EdgeSchedule;
-use futures_util::TryStreamExt;
 use serde_json::Value;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
@@ -84,7 +83,7 @@ const BATCH: i64 = 20_000;
 /// No answer within this time means that the connection is dead, not slow.
 const ANSWER: Duration = Duration::from_secs(30);
 
-const COLUMNS: &str = "logged_xid::text::numeric::bigint, id, edge, function_id, floor(extract(epoch FROM started_at))::bigint, shards, \
+pub(super) const COLUMNS: &str = "logged_xid::text::numeric::bigint, id, edge, function_id, floor(extract(epoch FROM started_at))::bigint, shards, \
     served_from NOT IN ('prefetch', 'reactive'), wait_us, bytes";
 
 /// By which this planner's schedules, and those of its predecessors, are told from those of others.
@@ -94,7 +93,7 @@ const MOST_OTHERS: i64 = 1_000;
 
 /// An open connection.
 pub(super) struct Origin {
-    client: Client,
+    pub(super) client: Client,
 }
 
 impl Origin {
@@ -102,7 +101,11 @@ impl Origin {
         let mut address = address.clone();
         address.pg.application_name(PUBLISHER).tcp_user_timeout(ANSWER);
         match connect(&address, CONNECT_TIMEOUT * 2).await {
-            Ok(client) => Ok(Origin { client }),
+            Ok(client) => {
+                // A planner has time: the origin's other processors are for others.
+                client.batch_execute("SET max_parallel_workers_per_gather = 0").await?;
+                Ok(Origin { client })
+            }
             Err(OriginError { message, permanent }) => {
                 Err(Failure { message, permanent, refused: false, denied: false, misfits: Vec::new() })
             }
@@ -144,34 +147,6 @@ impl Origin {
             }
         }
         Ok(catalog)
-    }
-
-    /// Feeds the log of the last `reach` to the learner in order of time. Returns the number of rows.
-    pub(super) async fn history(
-        &self,
-        learner: &mut Learner,
-        now: DateTime<Utc>,
-        reach: TimeDelta,
-    ) -> Result<u64, Failure> {
-        let since = now.checked_sub_signed(reach).unwrap_or(DateTime::UNIX_EPOCH);
-        let read = format!(
-            "SELECT {COLUMNS} FROM foreshard.executions
-             WHERE started_at >= $1 AND isfinite(started_at) AND logged_xid < pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())
-             ORDER BY started_at, id"
-        );
-        let rows = self.client.query_raw(&read, [since]).await?;
-        let mut rows = std::pin::pin!(rows);
-        let mut count = 0;
-        let mut cursor = Cursor::default();
-        while let Some(row) = rows.try_next().await? {
-            let (at, row) = log_row(&row)?;
-            cursor = cursor.max(at);
-            learner.learn(&row, now);
-            count += 1;
-        }
-        learner.read_up_to(cursor);
-        learner.settle(now);
-        Ok(count)
     }
 
     /// Feeds what was logged since to the learner. Returns the number of rows.
@@ -350,14 +325,14 @@ fn readable<T>(result: Result<T, Failure>) -> Result<Option<T>, Failure> {
     }
 }
 
-async fn within<T>(
+pub(super) async fn within<T>(
     what: &str,
     work: impl Future<Output = Result<T, tokio_postgres::Error>>,
 ) -> Result<T, Failure> {
     Ok(tokio::time::timeout(ANSWER, work).await.map_err(|_| Failure::timeout(what))??)
 }
 
-fn log_row(row: &Row) -> Result<(Cursor, LogRow), Failure> {
+pub(super) fn log_row(row: &Row) -> Result<(Cursor, LogRow), Failure> {
     Ok((
         Cursor { xid: row.try_get(0)?, id: row.try_get(1)? },
         LogRow {
