@@ -185,7 +185,8 @@ fn prefetches_keep_to_their_bytes_per_second() {
     let (limit, time) = (20_000, 20_000_000);
     let number = |instance: &str| instance.split('=').next_back().unwrap().parse::<usize>().unwrap();
     let of = |shard: &str, count: usize| (0..count).map(|k| format!("{shard}?k={k}")).collect::<Vec<_>>();
-    let cases: [(&str, Vec<String>, fn(usize) -> usize, u64); 4] = [
+    type Size = fn(usize) -> usize;
+    let cases: [(&str, Vec<String>, Size, u64); 4] = [
         ("many small ones", of("s", 2_000), |k| 900 + k % 100, 1_000),
         ("larger than what an unknown one is taken for", of("s", 2_000), |_| 6_000, 6_000),
         ("larger than the limit", of("s", 20), |_| 50_000, 50_000),

@@ -44,12 +44,13 @@ impl Counter {
 
     /// Writes what has not been, unless the file was written a moment ago.
     pub(crate) fn write_if_due(&mut self) {
-        if self.unwritten && self.written.is_none_or(|written| written.elapsed() >= WRITE_EVERY) {
-            if let Err(problem) = self.write() {
-                // The stream matters more than the count.
-                let slot = &self.slot;
-                pgrx::log!("foreshard can't write how often predicates failed for slot {slot}: {problem}");
-            }
+        if self.unwritten
+            && self.written.is_none_or(|written| written.elapsed() >= WRITE_EVERY)
+            && let Err(problem) = self.write()
+        {
+            // The stream matters more than the count.
+            let slot = &self.slot;
+            pgrx::log!("foreshard can't write how often predicates failed for slot {slot}: {problem}");
         }
     }
 

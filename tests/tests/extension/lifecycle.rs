@@ -130,7 +130,7 @@ async fn definitions_survive_a_parallel_restore() -> Result<()> {
         copy.db.batch_execute("SELECT foreshard.rederive()").await?;
         assert_eq!(copy.value::<String>(defined).await?, before);
         assert_eq!(copy.value::<String>(complaints).await?, "");
-        assert_eq!(copy.catalog().await?.functions.len(), 300);
+        assert_eq!(copy.catalog().await?.mappings.len(), 300);
         for shard in 1..=240 {
             let rows = copy.rows(&format!("q{shard}?k=3")).await?;
             assert!(rows.len() >= 14, "q{shard}: {rows:?}");
@@ -159,7 +159,7 @@ async fn what_is_left_of_shards_and_edges_is_of_no_effect() -> Result<()> {
     let leave = "INSERT INTO foreshard.mapping VALUES ('f', 1, 't'), ('f', 2, 'u');
         INSERT INTO foreshard.hint (function_id, edge, cron, confidence) VALUES ('f', 'ewr', '0 6 * * *', 1), ('f', 'lhr', '0 6 * * *', 1)";
     origin.db.batch_execute(leave).await?;
-    assert!(origin.catalog().await?.functions.is_empty());
+    assert!(origin.catalog().await?.mappings.is_empty());
     let warned = "SELECT coalesce(string_agg(\"check\" || ': ' || fix, '; ' ORDER BY \"check\"), '') FROM foreshard.health() WHERE detail LIKE '%of no effect'";
     assert_eq!(
         origin.value::<String>(warned).await?,
@@ -168,7 +168,7 @@ async fn what_is_left_of_shards_and_edges_is_of_no_effect() -> Result<()> {
     );
     // Whoever takes the name does not take over who could read it.
     origin.db.batch_execute("SELECT foreshard.create_shard('t', 't'), foreshard.create_edge('ewr')").await?;
-    assert!(origin.catalog().await?.functions.is_empty());
+    assert!(origin.catalog().await?.mappings.is_empty());
     origin
         .db
         .batch_execute("SELECT foreshard.drop_edge('lhr', if_exists => true), foreshard.drop_shard('u', if_exists => true)")
