@@ -89,8 +89,8 @@ CREATE FUNCTION foreshard.health_server() RETURNS TABLE ("check" text, status te
                 ELSE format('synchronous_commit is %s', setting) END,
             CASE WHEN setting IN ('on', 'off') AND strict THEN 'ALTER SYSTEM SET synchronous_commit = remote_apply; -- then SELECT pg_reload_conf()'
                 WHEN setting = 'off' THEN 'ALTER SYSTEM SET synchronous_commit = on; -- then SELECT pg_reload_conf()' END
-            FROM (SELECT EXISTS (SELECT FROM foreshard.edge e, regexp_split_to_table(current_setting('synchronous_standby_names'), '[(),]') AS listed
-                WHERE lower(btrim(listed, ' "')) IN (lower(e.name), '*')) AS strict) AS mode;
+            FROM (SELECT EXISTS (SELECT FROM foreshard.edge e, regexp_split_to_table(current_setting('synchronous_standby_names'), '[(),]') AS standby
+                WHERE lower(btrim(standby, ' "')) IN (lower(e.name), '*')) AS strict) AS mode;
 
         setting := (SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database());
         RETURN QUERY SELECT 'encoding', CASE setting WHEN 'UTF8' THEN 'ok' ELSE 'fail' END,

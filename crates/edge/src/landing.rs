@@ -30,7 +30,6 @@ impl EdgeCore {
             }
             Ok(fetched) => self.land(now, id, flight, fetched),
         }
-        self.take_turns(now);
         self.pump(now);
     }
 
@@ -214,9 +213,11 @@ impl EdgeCore {
         id
     }
 
-    /// Starts the fetches on demand that have waited longest, as far as there are places.
-    fn take_turns(&mut self, now: Now) {
-        while self.flights.counts().1 < self.config.fetch_concurrency
+    /// Starts the fetches on demand that have waited longest, as far as there are places. Not before the definitions are known, and with
+    /// them what had committed invisibly before the stream began: no fetch would be suspected of lacking that.
+    pub(crate) fn take_turns(&mut self, now: Now) {
+        while self.definitions.ready()
+            && self.flights.counts().1 < self.config.fetch_concurrency
             && let Some((id, flight)) = self.flights.next()
         {
             let awaited = flight.waiters.iter().any(|waiter| self.requests.pending.contains_key(waiter));

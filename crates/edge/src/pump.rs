@@ -12,8 +12,9 @@ use crate::flights::Wanted;
 use crate::now::Now;
 
 impl EdgeCore {
-    /// Starts as many prefetches as the agent allows.
+    /// Starts what requests wait for, and as many prefetches as the agent allows.
     pub(crate) fn pump(&mut self, now: Now) {
+        self.take_turns(now);
         if self.config.prefetch_bytes == 0 || !self.definitions.ready() {
             return;
         }

@@ -194,7 +194,13 @@ impl From<Refusal> for Problem {
 fn failed(instance: &str, failure: FetchFailure, message: &str) -> Problem {
     match failure {
         FetchFailure::UnknownShard => Refusal::UnknownShard(instance.to_owned()).into(),
-        FetchFailure::NotMapped => Refusal::NotMapped(instance.to_owned()).into(),
+        // The mapping that let it be asked for is gone since, and perhaps the function.
+        FetchFailure::NotMapped => Problem::new(
+            StatusCode::NOT_FOUND,
+            "unknown-shard",
+            "No such shard",
+            format!("no function is mapped to shard {instance:?} any more"),
+        ),
         FetchFailure::KeyMismatch => Problem::bad_request("missing-key", message),
         FetchFailure::KeyType => {
             Problem::bad_request("wrong-type", "a key value is not of its column's type")

@@ -349,8 +349,8 @@ async fn a_definition_that_outgrows_its_row_stops_no_stream() -> Result<()> {
     let origin = Origin::followed(
         "CREATE TABLE large (id int PRIMARY KEY, a text); CREATE TABLE other (id int PRIMARY KEY);
          SELECT foreshard.create_shard('other', 'other', key => '{id}');
-         CREATE FUNCTION condition(values int, pad int) RETURNS text LANGUAGE sql AS $$
-             SELECT format('a IN (%s, %L)', string_agg(quote_literal(left(encode(sha256(i::text::bytea), 'base64'), 40)), ','), left(encode(sha256('x'), 'hex') || encode(sha256('y'), 'hex'), pad)) FROM generate_series(1, values) i $$;
+         CREATE FUNCTION condition(many int, pad int) RETURNS text LANGUAGE sql AS $$
+             SELECT format('a IN (%s, %L)', string_agg(quote_literal(left(encode(sha256(i::text::bytea), 'base64'), 40)), ','), left(encode(sha256('x'), 'hex') || encode(sha256('y'), 'hex'), pad)) FROM generate_series(1, many) i $$;
          -- As large as it may be.
          DO $do$ BEGIN
              FOR length IN REVERSE 160 * 40 .. 20 * 40 LOOP

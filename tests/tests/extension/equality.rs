@@ -25,10 +25,10 @@ const TYPES: [(&str, &[&str]); 23] = [
     ("name", &["a", "b"]),
     ("bit varying", &["10", "1000"]),
     ("bit(4)", &["1000", "0001"]),
-    ("mood", &["sad", "glad"]),
-    ("whole", &["-1", "2"]),
-    ("number", &["4294967295", "2"]),
-    ("words", &["a", "a "]),
+    ("public.mood", &["sad", "glad"]),
+    ("public.whole", &["-1", "2"]),
+    ("public.number", &["4294967295", "2"]),
+    ("public.words", &["a", "a "]),
 ];
 
 /// Casts that only a superuser can make; types that the built-in casts do not relabel.

@@ -42,10 +42,9 @@ async fn commits_that_would_wait_for_themselves_are_told() -> Result<()> {
         Origin::with(options.setting("synchronous_standby_names", "FIRST 1 (s1, \"Paris\")")).await?;
     let mut statuses = Vec::new();
     for (edge, setting) in [("oslo", "on"), ("paris", "on"), ("paris", "remote_apply"), ("paris", "local")] {
-        let set = format!(
-            "SELECT foreshard.create_edge('{edge}', if_not_exists => true); SET synchronous_commit = {setting}"
-        );
-        origin.db.batch_execute(&set).await?;
+        let create = format!("SELECT foreshard.create_edge('{edge}', if_not_exists => true)");
+        origin.db.batch_execute(&create).await?;
+        origin.db.batch_execute(&format!("SET synchronous_commit = {setting}")).await?;
         let (status, _, fix) = check(&origin, "synchronous_commit").await?.unwrap_or_default();
         statuses.push((status, fix.is_some_and(|fix| fix.contains("remote_apply"))));
         origin.db.batch_execute("SET synchronous_commit = local").await?;

@@ -193,7 +193,7 @@ async fn an_edge_s_role_reads_its_edge_and_nothing_else() -> Result<()> {
     let part: foreshard_protocol::FetchPart = foreshard_protocol::decode(row[1].get::<_, &[u8]>(0))?;
     assert!(matches!(
         part,
-        foreshard_protocol::FetchPart::Failed { failure: foreshard_protocol::FetchFailure::UnknownShard, .. }
+        foreshard_protocol::FetchPart::Failed { failure: foreshard_protocol::FetchFailure::NotMapped, .. }
     ));
 
     // Membership counts, and ends.

@@ -69,6 +69,8 @@ pub enum QueryError {
 pub(super) const MAX_CONDITIONS: usize = 100;
 pub(super) const MAX_DEPTH: usize = 8;
 pub(super) const MAX_MEMBERS: usize = 1_000;
+/// How often one column may be selected, under different names.
+pub(super) const MAX_TIMES: usize = 2;
 
 /// The rows and columns a query selects.
 pub struct Selected<'a> {
@@ -363,7 +365,7 @@ mod tests {
             ("order", "id.up"),
             ("select", "a,"),
             ("select", "id,id"),
-            ("select", "id,again:id"),
+            ("select", "id,again:id,once_more:id"),
             ("select", "x:id,x:name"),
             ("and", "id.eq.1"),
             ("or", "(id"),

@@ -1,10 +1,10 @@
 //! PostgREST's syntax: the parameters of a URL's query, one by one.
 
 use std::cmp::Ordering;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::filter::{Comparison, Condition, Filter};
-use super::query::{MAX_CONDITIONS, MAX_DEPTH, Order, QueryError};
+use super::query::{MAX_CONDITIONS, MAX_DEPTH, MAX_TIMES, Order, QueryError};
 
 pub(super) fn count(conditions: &mut usize) -> Result<(), QueryError> {
     *conditions += 1;
@@ -24,12 +24,20 @@ pub(super) fn select(text: &str) -> Result<Vec<(String, String)>, QueryError> {
     let items = split(text).ok_or_else(bad)?;
     let items: Vec<(String, String)> =
         items.into_iter().map(|text| item(text).ok_or_else(bad)).collect::<Result<_, _>>()?;
-    // So that no answer is larger than the copy it is made of.
-    let (mut columns, mut names) = (HashSet::new(), HashSet::new());
-    if items.iter().all(|(column, alias)| columns.insert(column) && names.insert(alias)) {
+    // So that no answer is much larger than the copy it is made of.
+    let (mut columns, mut names) = (HashMap::new(), HashSet::new());
+    let fits = |(column, alias)| {
+        let times = columns.entry(column).or_insert(0);
+        *times += 1;
+        *times <= MAX_TIMES && names.insert(alias)
+    };
+    if items.iter().map(|(column, alias)| (column, alias)).all(fits) {
         Ok(items)
     } else {
-        Err(QueryError::Parameter("select".into(), "a column, or a name, is there twice"))
+        Err(QueryError::Parameter(
+            "select".into(),
+            "the same name is there twice, or the same column more often than that",
+        ))
     }
 }
 

@@ -45,7 +45,8 @@ fn a_large_installation_is_planned_in_time() {
         starts_at: now + 300,
         ends_at: now + 1200,
         lead: 0,
-        floor: 0.02,
+        // Nothing was called for an hour.
+        floor: 0.000_001,
         max_entries: 5_000,
     };
     let schedules = engine.schedule(&request).unwrap();
