@@ -378,17 +378,9 @@ async fn a_definition_that_outgrows_its_row_stops_no_stream() -> Result<()> {
         .await?;
     origin.db.batch_execute("VACUUM foreshard.shard").await?;
     let told = origin.after("INSERT INTO other VALUES (3); INSERT INTO large VALUES (2, 'x')").await?;
-    assert_eq!(
-        told,
-        [
-            "large Whole(Ddl)",
-            "large Whole(Evaluation)",
-            "other 2",
-            "+shard large",
-            "other 3",
-            "large Whole(Rows)"
-        ]
-    );
+    let renamed = ["+shard large", "large Whole(Ddl)"];
+    let meanwhile = ["+shard large", "large Whole(Evaluation)", "other 2"];
+    assert_eq!(told, [&renamed[..], &meanwhile, &["large Whole(Rows)", "other 3"]].concat());
     Ok(())
 }
 

