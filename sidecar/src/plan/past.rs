@@ -48,9 +48,9 @@ impl Origin {
         now: DateTime<Utc>,
         before: &str,
     ) -> Result<Vec<(i64, i64)>, Failure> {
-        let read = "SELECT least(floor(extract(epoch FROM started_at) / 60)::float8, $3::float8)::bigint AS minute, count(*) FROM foreshard.executions
+        let read = "SELECT least(floor(extract(epoch FROM started_at) / 60)::bigint, $3) AS minute, count(*) FROM foreshard.executions
              WHERE started_at >= $1 AND isfinite(started_at) AND logged_xid < $2::text::xid8 GROUP BY 1 ORDER BY 1";
-        let last = ((now.timestamp() + AHEAD) / 60) as f64;
+        let last = (now.timestamp() + AHEAD) / 60;
         let rows = self.client.query(read, &[&since, &before, &last]).await?;
         rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
     }
