@@ -93,7 +93,7 @@ fn calls() -> Vec<(&'static str, Vec<Sound>)> {
 /// What those call with what they were given.
 const BEHIND: &str = "append_executions attnums_of check_columns check_definition check_key check_params check_schedule \
     check_schedule_names compile_predicate compile_query deciding_columns decisive_columns define_query define_shard \
-    follow_query identity_fault identity_gaps misspelled names_of predicate_text query_state query_text register_edge \
+    follow_query forget_shard identity_fault identity_gaps misspelled names_of predicate_text query_state query_text register_edge \
     remove_edge remove_shard said_now slot_loss slot_name_of spelled_entries tree_again";
 
 /// Runs it in a transaction that is open; whether it was accepted, and then it stays if it is to.

@@ -96,7 +96,7 @@ async fn what_stands_in_front_of_the_search_path_is_not_run() -> Result<()> {
             format!("SELECT foreshard.hint_function('{who}', '@daily', '{who}'), foreshard.hint_function('{who}', '@hourly')"),
             format!("SELECT foreshard.unhint_function('{who}', '@hourly')"),
             format!("SELECT foreshard.publish_schedule('{who}', pg_catalog.now(), pg_catalog.now() OPERATOR(pg_catalog.+) '1 min'::pg_catalog.interval,
-                '[{{\"function_id\":\"{who}\",\"shard_list\":[\"{who}?id=1\"],\"confidence\":0.5}}]')"),
+                '[{{\"function_id\":\"{who}\",\"shard_list\":[\"{who}?id=1\",\"{who}?id=01\"],\"confidence\":0.5}}]')"),
             QUALITY.replace("dba", who),
             QUALITY.replace("dba", who),
             "SELECT foreshard.set_log_retention('30 days')".to_owned(),
